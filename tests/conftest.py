@@ -1,0 +1,73 @@
+"""What holds for every test: no network, no model hub, few threads, fixed seeds.
+
+The environment is set here, before anything imports torch or datasets. pytest loads this file for the doctests under
+`src` too, since `tests` is one of its test paths.
+"""
+
+import os
+import random
+import shutil
+import socket
+import sys
+import tempfile
+from collections.abc import Iterator
+
+import pytest
+
+_HUB_HOME = tempfile.mkdtemp(prefix="normbt-tests-")
+
+os.environ.update(
+    HF_HUB_OFFLINE="1",
+    HF_DATASETS_OFFLINE="1",
+    HF_HUB_DISABLE_TELEMETRY="1",
+    HF_HOME=_HUB_HOME,  # caches of tests neither read nor fill the user's
+    TOKENIZERS_PARALLELISM="false",
+    CUDA_VISIBLE_DEVICES=os.environ.get("CUDA_VISIBLE_DEVICES", ""),  # CPU unless the caller names a device
+)
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny tensors: a second thread only waits for the first
+
+_LOCAL_HOSTS = {"localhost", "127.0.0.1", "::1", "0.0.0.0"}
+_connect = socket.socket.connect
+_connect_ex = socket.socket.connect_ex
+
+
+def _refuse_remote(sock: socket.socket, address: object) -> None:
+    if sock.family == socket.AF_UNIX:
+        return
+    host = address[0] if isinstance(address, tuple) else address
+    if host not in _LOCAL_HOSTS:
+        raise RuntimeError(f"a test tried to connect to {address!r}; tests use no network")
+
+
+def _guarded_connect(sock: socket.socket, address: object) -> None:
+    _refuse_remote(sock, address)
+    _connect(sock, address)  # type: ignore[arg-type] - the signature of the C method is wider than its stub
+
+
+def _guarded_connect_ex(sock: socket.socket, address: object) -> int:
+    _refuse_remote(sock, address)
+    return _connect_ex(sock, address)  # type: ignore[arg-type] - as above
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Close the network for the whole session: imports, collection and doctests too, not only test bodies."""
+    socket.socket.connect = _guarded_connect  # type: ignore[method-assign] - replaced on purpose
+    socket.socket.connect_ex = _guarded_connect_ex  # type: ignore[method-assign] - replaced on purpose
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Give the sockets back and remove the caches."""
+    socket.socket.connect = _connect  # type: ignore[method-assign] - put back
+    socket.socket.connect_ex = _connect_ex  # type: ignore[method-assign] - put back
+    shutil.rmtree(_HUB_HOME, ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def _seeds() -> Iterator[None]:
+    """Start every test from the same random state, without importing what the test does not use."""
+    random.seed(0)
+    if (numpy := sys.modules.get("numpy")) is not None:
+        numpy.random.seed(0)
+    if (torch := sys.modules.get("torch")) is not None:
+        torch.manual_seed(0)
+    yield
