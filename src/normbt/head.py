@@ -187,28 +187,43 @@ def capture_hidden(model: nn.Module) -> Iterator[CapturedHidden]:
     References:
         The h of arXiv 2512.06343: "last-layer hidden state" read by the linear scoring head.
     """
-    name, head = find_head(model)
-    called = _callable_model(model)
-    capture = _Capture(called, name, head)
-    with capture.installed():
-        yield capture.record
+    with HeadCapture(model).installed() as captured:
+        yield captured
 
 
-class _Capture:
-    """The replaced forward of one head, and the hooks that tell it about the call it is part of."""
+class HeadCapture:
+    """:func:`capture_hidden` for loops: finds and proves the head once, and is installed around each forward.
 
-    def __init__(self, model: nn.Module, name: str, head: nn.Module) -> None:
-        self.model = model
-        self.name = name
-        self.head = head
-        self.head_forward = head.forward
+    Args:
+        model: a reward model that :func:`find_head` can serve.
+
+    Attributes:
+        name: name of the head inside the unwrapped model.
+        head: the head.
+
+    Raises:
+        ModelError: the model has no usable head.
+
+    Example:
+        >>> capture = HeadCapture(nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 1)))
+        >>> with capture.installed() as captured:
+        ...     _ = capture.model(torch.ones(4, 3))
+        >>> capture.name, captured.rewards.shape
+        ('1', torch.Size([4]))
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = _callable_model(model)
+        self.name, self.head = find_head(model)
+        self.head_forward = self.head.forward
         self.record = CapturedHidden()
         self.arguments: dict[str, Any] = {}
         self.proven = False
         self.inside_head = False
 
     @contextmanager
-    def installed(self) -> Iterator[None]:
+    def installed(self) -> Iterator[CapturedHidden]:
+        """The context in which the model's forwards are captured; yields the record of the latest one."""
         hooks = [
             self.model.register_forward_pre_hook(self.before_forward, with_kwargs=True),
             # Before other hooks on the output: FSDP's must see the logits that the loss is built from.
@@ -216,7 +231,7 @@ class _Capture:
         ]
         self.head.forward = self.forward
         try:
-            yield
+            yield self.record
         finally:
             del self.head.forward
             for hook in hooks:

@@ -1,0 +1,113 @@
+"""Settings of a training run: what TRL's RewardConfig has, and the loss and weighting of the pairs."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from trl import RewardConfig
+
+from normbt.errors import ConfigError
+
+
+@dataclass
+class NormBTConfig(RewardConfig):
+    r"""Settings of :class:`normbt.trainer.NormBTTrainer`: all of ``trl.RewardConfig``, and those below.
+
+    Each setting's meaning, unit and range stand in its ``help`` text, which ``normbt train --help`` prints. One default
+    of TRL's differs: ``logging_nan_inf_filter`` is off, since it hides a NaN loss and reads the device at every step.
+
+    Raises:
+        ConfigError: settings are out of range or contradict each other; all problems are named at once.
+
+    Example:
+        >>> config = NormBTConfig(output_dir="out", weighting="none", bf16=False, report_to="none")
+        >>> config.loss, config.beta
+        ('bt', 0.9)
+    """
+
+    loss: Literal["bt", "scaled_bt"] = field(
+        default="bt",
+        metadata={
+            "help": "Pair loss: 'bt' is Bradley-Terry, with a `margin` column inside the sigmoid; 'scaled_bt' "
+            "multiplies each pair's loss by its `margin` instead."
+        },
+    )
+    smoothing: float = field(
+        default=0.0,
+        metadata={"help": "Label smoothing of loss 'bt': share of labels believed flipped, in [0, 0.5)."},
+    )
+    weighting: Literal["normbt", "none", "raw", "batch"] = field(
+        default="normbt",
+        metadata={
+            "help": "Weight of each pair: 'normbt' is mu / (distance + eps) with mu a running mean over optimizer "
+            "steps, 'none' is 1, 'raw' is 1 / (distance + eps), 'batch' uses the mean distance of the micro-batch "
+            "over all processes in place of mu."
+        },
+    )
+    distance: Literal["l2", "relative", "cosine"] = field(
+        default="l2",
+        metadata={
+            "help": "Distance between what the head reads of both answers: 'l2' (as published), 'relative' (divided "
+            "by their mean norm), 'cosine' (1 - cosine similarity)."
+        },
+    )
+    beta: float = field(
+        default=0.9, metadata={"help": "Share of the old mu that stays at each optimizer step, in [0, 1)."}
+    )
+    eps: float = field(default=1e-6, metadata={"help": "Added to the distance, in its unit; positive."})
+    max_weight: float | None = field(
+        default=10.0,
+        metadata={"help": "Largest weight of a pair, positive; 'none' gives the formula as published."},
+    )
+    mu_init: float | None = field(
+        default=None,
+        metadata={
+            "help": "mu at the first optimizer step, in the distance's unit, positive. Default: the mean distance of "
+            "that step's pairs, which costs one forward pass more at the first step."
+        },
+    )
+    bsr_coefficient: float | None = field(
+        default=None,
+        metadata={
+            "help": "Coefficient of batch-wise sum-to-zero regularisation (arXiv 2505.07271): the squared mean reward "
+            "of each micro-batch. None or 0 leaves it out."
+        },
+    )
+    overlong: Literal["drop", "truncate-prompt"] = field(
+        default="drop",
+        metadata={
+            "help": "Pairs longer than `max_length` tokens: 'drop' them (as TRL does), or 'truncate-prompt' to cut "
+            "the beginning of the prompt and keep both answers whole. Both are counted and reported."
+        },
+    )
+    logging_nan_inf_filter: bool = field(
+        default=False,
+        metadata={"help": "Whether to leave NaN and Inf losses out of the logged loss. Costs a device sync per step."},
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        problems = []
+        if not 0.0 <= self.smoothing < 0.5:
+            problems.append(f"smoothing must be in [0, 0.5), got {self.smoothing}.")
+        if self.smoothing and self.loss != "bt":
+            problems.append(f"smoothing belongs to loss 'bt', got loss {self.loss!r}.")
+        if not 0.0 <= self.beta < 1.0:
+            problems.append(f"beta must be in [0, 1), got {self.beta}.")
+        if self.eps <= 0:
+            problems.append(f"eps must be positive, got {self.eps}.")
+        if self.max_weight is not None and self.max_weight <= 0:
+            problems.append(f"max_weight must be positive, or none for no bound; got {self.max_weight}.")
+        if self.mu_init is not None and self.mu_init <= 0:
+            problems.append(f"mu_init must be positive, got {self.mu_init}.")
+        if self.mu_init is not None and self.weighting != "normbt":
+            problems.append(f"mu_init belongs to weighting 'normbt', got weighting {self.weighting!r}.")
+        for name, value, known in (
+            ("loss", self.loss, ("bt", "scaled_bt")),
+            ("weighting", self.weighting, ("normbt", "none", "raw", "batch")),
+            ("distance", self.distance, ("l2", "relative", "cosine")),
+            ("overlong", self.overlong, ("drop", "truncate-prompt")),
+        ):
+            if value not in known:
+                problems.append(f"{name} must be one of {', '.join(known)}; got {value!r}.")
+        if problems:
+            raise ConfigError("\n".join(problems))

@@ -1,0 +1,80 @@
+"""Metrics of a set of pairs, computed from one record per pair: sums over pairs, never means of batch means."""
+
+import torch
+from torch import Tensor
+
+COLUMNS = ("chosen", "rejected", "distance", "weight", "loss")
+"""Columns of a record: rewards of both sides, representation distance, weight, loss before weighting."""
+
+
+def stack_records(chosen: Tensor, rejected: Tensor, distance: Tensor, weight: Tensor, loss: Tensor) -> Tensor:
+    """One detached float32 record per pair, in the order of :data:`COLUMNS`.
+
+    Args:
+        chosen: rewards of the preferred answers, shape ``(pairs,)``.
+        rejected: rewards of the other answers, shape ``(pairs,)``.
+        distance: representation distance, shape ``(pairs,)``.
+        weight: NormBT weight, shape ``(pairs,)``.
+        loss: pair loss before weighting, in nats, shape ``(pairs,)``.
+
+    Returns:
+        Shape ``(pairs, 5)``.
+
+    Example:
+        >>> one = torch.ones(2)
+        >>> stack_records(one, one, one, one, one).shape
+        torch.Size([2, 5])
+    """
+    return torch.stack([column.detach().float() for column in (chosen, rejected, distance, weight, loss)], dim=1)
+
+
+def pair_metrics(records: Tensor, *, max_weight: float | None = None) -> dict[str, float]:
+    r"""What a set of pairs says about the model and the weighting.
+
+    Equal rewards count as wrong, as in RewardBench, and are reported as ``tie_share``. The effective number of pairs is
+    :math:`(\sum_i w_i)^2 / \sum_i w_i^2`. Terciles are of the distance over these pairs: ``near`` is the closest third.
+
+    Args:
+        records: one row per pair, see :func:`stack_records`, shape ``(pairs, 5)``; at least one row.
+        max_weight: the bound on the weight, to count the pairs that reach it; None when there is none.
+
+    Returns:
+        Metric names and values. Rewards in reward units, losses in nats, distances in the distance's unit, shares in
+        ``[0, 1]``.
+
+    Raises:
+        ValueError: there is no pair.
+
+    Example:
+        >>> records = stack_records(*(torch.tensor(v) for v in ([1.0, 0.0], [0.0, 0.0], [2.0, 1.0], [0.5, 1.0], [0.3, 0.7])))
+        >>> metrics = pair_metrics(records)
+        >>> metrics["accuracy"], metrics["tie_share"], metrics["effective_pairs"]
+        (0.5, 0.5, 1.7999999523162842)
+    """
+    if len(records) == 0:
+        raise ValueError("pair_metrics needs at least one pair.")
+    chosen, rejected, distance, weight, loss = records.double().cpu().unbind(dim=1)
+    right = (chosen > rejected).double()
+    rewards = torch.cat([chosen, rejected])
+    metrics = {
+        "accuracy": right.mean(),
+        "tie_share": (chosen == rejected).double().mean(),
+        "margin": (chosen - rejected).mean(),
+        "min_reward": rewards.min(),
+        "mean_reward": rewards.mean(),
+        "max_reward": rewards.max(),
+        "loss_unweighted": loss.mean(),
+        "loss_weighted": (weight * loss).mean(),
+        "distance": distance.mean(),
+        "weight_q10": weight.quantile(0.1),
+        "weight_q50": weight.quantile(0.5),
+        "weight_q90": weight.quantile(0.9),
+        "effective_pairs": weight.sum().square() / weight.square().sum(),
+    }
+    if max_weight is not None:
+        metrics["clipped_share"] = (weight >= max_weight).double().mean()
+    # By rank, so that equal distances split evenly; fewer than three pairs have no terciles.
+    if len(records) >= 3:
+        thirds = right[distance.argsort(stable=True)].tensor_split(3)
+        metrics.update(zip(("accuracy_near", "accuracy_mid", "accuracy_far"), (part.mean() for part in thirds)))
+    return {name: value.item() for name, value in metrics.items()}
