@@ -5,8 +5,6 @@ JSON cannot hold (NaN, infinities) become ``null``, are counted, and are named i
 describes every field declared here, and a test compares the two.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import importlib.metadata
@@ -295,10 +293,7 @@ def provenance(
         platform=platform.platform(),
         packages={name: _version(name) for name in RECORDED_PACKAGES},
         seed=seed,
-        config={
-            key: "***" if value is not None and _is_secret(str(key)) else value
-            for key, value in config.items()
-        },
+        config={key: "***" if value is not None and _is_secret(str(key)) else value for key, value in config.items()},
         data=[dict(record) for record in data],
     )
 
@@ -341,14 +336,14 @@ def _write_atomically(path: Path, lines: Iterable[str]) -> str:
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as stream:
+        with temporary.open("wb") as stream:
             for line in lines:
                 data = line.encode()
                 digest.update(data)
                 stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())
-        os.replace(temporary, path)
+        temporary.replace(path)
     except OSError as error:
         raise ConfigError(
             f"Cannot write {path}: {error.strerror or error}. Files written earlier are as they were. "
@@ -362,10 +357,12 @@ def _write_atomically(path: Path, lines: Iterable[str]) -> str:
 
 def _read_lines(path: Path) -> Iterator[str]:
     try:
-        with open(path, encoding="utf-8") as stream:
+        with path.open(encoding="utf-8") as stream:
             yield from stream
     except OSError as error:
-        raise DataError(f"Cannot read {path}: {error.strerror or error}. Is this the folder of a finished run?") from error
+        raise DataError(
+            f"Cannot read {path}: {error.strerror or error}. Is this the folder of a finished run?"
+        ) from error
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 text ({error.reason}). Is this a result file?") from error
 
