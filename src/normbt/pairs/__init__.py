@@ -1,0 +1,7 @@
+"""Preference pairs: read them from where they are, check every row, count what is dropped and why."""
+
+from normbt.pairs.check import as_conversation, check_rows
+from normbt.pairs.read import read_pairs
+from normbt.pairs.report import DataReport, LiveReport, Tally
+
+__all__ = ["DataReport", "LiveReport", "Tally", "as_conversation", "check_rows", "read_pairs"]
