@@ -84,10 +84,10 @@ def find_head(model: nn.Module) -> tuple[str, nn.Module]:
     linears: dict[str, nn.Module] = {}
     skipped: tuple[str, ...] = ()
     for name, module in inner.named_modules():
-        if module in in_backbone or name.startswith(skipped or ("\0",)):
+        if module in in_backbone or f"{name}.".startswith(skipped):
             continue
         if _is_saved_copy_wrapper(module):
-            skipped += (f"{name}.original_module", *_inactive_copies(name, module))
+            skipped += (f"{name}.original_module.", *_inactive_copies(name, module))
         elif _output_size(module) is not None:
             linears[name] = module
             skipped += (f"{name}.",)  # the parts of a LoRA layer are not heads of their own
@@ -125,17 +125,12 @@ def unwrap(model: nn.Module) -> nn.Module:
     """
     model = _callable_model(model)
     while hasattr(model, "get_base_model"):
-        model = model.get_base_model()
+        model = model.get_base_model()  # type: ignore[operator] - PEFT's method, which torch takes for a submodule
     return model
 
 
 class CapturedHidden:
-    """What the head read and gave in the latest forward inside :func:`capture_hidden`.
-
-    Attributes:
-        hidden: input of the head at the pooled token, shape ``(rows, hidden)``, in the model's own dtype, gradient kept.
-        rewards: output of the head, shape ``(rows,)``, float32, gradient kept.
-    """
+    """What the head read and gave in the latest forward inside :func:`capture_hidden`."""
 
     def __init__(self) -> None:
         self._hidden: Tensor | None = None
@@ -143,10 +138,12 @@ class CapturedHidden:
 
     @property
     def hidden(self) -> Tensor:
+        """What the head read at the pooled token, shape ``(rows, hidden)``, in the model's own dtype, gradient kept."""
         return self._get(self._hidden)
 
     @property
     def rewards(self) -> Tensor:
+        """What the head gave, shape ``(rows,)``, float32 (float64 for a float64 model), gradient kept."""
         return self._get(self._rewards)
 
     def _get(self, value: Tensor | None) -> Tensor:
@@ -165,6 +162,11 @@ def capture_hidden(model: nn.Module) -> Iterator[CapturedHidden]:
     pooled token (see :func:`pool`), and the head runs in float32, also under autocast. The logits the model returns
     are therefore ``head(h)`` in float32, whatever the padding side, and also when the pad token is EOS. The first
     forward proves that nothing stands between the head and the logits. Outside the context the model is unchanged.
+
+    Pooling knows both padding sides; a model's position ids may not. Models with rotary positions give the same rewards
+    either way. With absolute positions (GPT-2) left padding shifts the text unless ``position_ids`` are passed, and
+    models that pool their first token (BERT and its kin) or last EOS (T5, BART) follow their own rule: pad those on
+    the right.
 
     Args:
         model: a reward model that :func:`find_head` can serve; PEFT-wrapped and ``DistributedDataParallel`` too. It
@@ -218,6 +220,7 @@ class HeadCapture:
         self.head_forward = self.head.forward
         self.record = CapturedHidden()
         self.arguments: dict[str, Any] = {}
+        self.under_way = False
         self.proven = False
         self.inside_head = False
 
@@ -225,48 +228,60 @@ class HeadCapture:
     def installed(self) -> Iterator[CapturedHidden]:
         """The context in which the model's forwards are captured; yields the record of the latest one."""
         hooks = [
-            self.model.register_forward_pre_hook(self.before_forward, with_kwargs=True),
+            self.model.register_forward_pre_hook(self._before_forward, with_kwargs=True),
             # Before other hooks on the output: FSDP's must see the logits that the loss is built from.
-            self.model.register_forward_hook(self.after_forward, prepend=True),
+            self.model.register_forward_hook(self._after_forward, prepend=True),
         ]
-        self.head.forward = self.forward
+        # Another capture, or Accelerate's device hooks, may have replaced the forward of this instance before us.
+        replaced = self.head.__dict__.get("forward")
+        self.head_forward = self.head.forward
+        self.head.forward = self._forward
         try:
             yield self.record
         finally:
             del self.head.forward
+            if replaced is not None:
+                self.head.forward = replaced
             for hook in hooks:
                 hook.remove()
+            self.under_way = False
 
-    def before_forward(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _before_forward(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.under_way = True
         self.arguments = dict(kwargs)
         if args:
             names = inspect.signature(module.forward).parameters
             self.arguments.update(zip(names, args, strict=False))
         self.record._hidden = self.record._rewards = None
 
-    def forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    def _forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Stands in for the head's forward: pool, then the head in float32."""
         if self.inside_head:
             return self.head_forward(hidden, *args, **kwargs)
-        pooled = self.pooled(hidden)
-        rewards = self.in_float32(pooled)
+        if not self.under_way:
+            raise ModelError(
+                f"head {self.name} ran outside a forward of the {type(self.model).__name__} whose head is captured, so "
+                "its attention mask is unknown. Call that model, not one inside it."
+            )
+        pooled = self._pooled(hidden)
+        rewards = self._in_float32(pooled)
         self.record._hidden, self.record._rewards = pooled, rewards.squeeze(-1)
         if hidden.dim() == 2:
             return rewards
         # Whichever token the model's own rule picks, it finds the reward of the pooled one.
-        rows = rewards if self.layout is None else rewards[:1]
+        rows = rewards if self._layout is None else rewards[:1]
         return rows.unsqueeze(1).expand(hidden.shape[0], hidden.shape[1], 1)
 
-    def pooled(self, hidden: Tensor) -> Tensor:
+    def _pooled(self, hidden: Tensor) -> Tensor:
         if hidden.dim() == 2:
             return hidden
         if hidden.dim() != 3:
             raise ModelError(f"head {self.name} read a tensor of shape {tuple(hidden.shape)}; 2 or 3 axes are known.")
-        if self.layout is not None:
-            return hidden[0].index_select(0, torch.cat([self.layout.last_chosen, self.layout.last_rejected]))
-        return pool(hidden, self.attention_mask(hidden))
+        if self._layout is not None:
+            return hidden[0].index_select(0, torch.cat([self._layout.last_chosen, self._layout.last_rejected]))
+        return pool(hidden, self._attention_mask(hidden))
 
-    def in_float32(self, pooled: Tensor) -> Tensor:
+    def _in_float32(self, pooled: Tensor) -> Tensor:
         with torch.autocast(pooled.device.type, enabled=False):
             hidden = pooled if pooled.dtype == torch.float64 else pooled.float()
             parameters = dict(self.head.named_parameters())
@@ -280,10 +295,10 @@ class HeadCapture:
                 self.inside_head = False
 
     @property
-    def layout(self) -> Any:
+    def _layout(self) -> Any:
         return self.arguments.get(LAYOUT_KEYWORD)
 
-    def attention_mask(self, hidden: Tensor) -> Tensor:
+    def _attention_mask(self, hidden: Tensor) -> Tensor:
         mask, ids = self.arguments.get("attention_mask"), self.arguments.get("input_ids")
         if mask is None:
             pad = _pad_token_id(self.model)
@@ -297,31 +312,40 @@ class HeadCapture:
             raise ModelError(f"attention_mask must have shape (rows, tokens) to pool by, got {tuple(mask.shape)}.")
         return mask
 
-    def after_forward(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+    def _after_forward(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        self.under_way = False
+        if self.record._rewards is None:
+            raise ModelError(
+                f"{type(self.model).__name__} did not run its head {self.name} in this forward. If adapters were "
+                "switched or disabled, open the capture again after that."
+            )
         rewards = self.record.rewards
-        if self.layout is not None:
+        if self._layout is not None:
             return _with_logits(output, rewards.unsqueeze(-1))
         if not self.proven:
-            self.prove(_logits(output), rewards)
+            self._prove(_logits(output), rewards)
             self.proven = True
         return None
 
-    def prove(self, logits: Any, rewards: Tensor) -> None:
+    def _prove(self, logits: Any, rewards: Tensor) -> None:
         if not isinstance(logits, Tensor) or logits.numel() != rewards.numel():
             found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
             raise ModelError(
                 f"{type(self.model).__name__} returned logits of shape {found}; wanted one reward for each of the "
                 f"{rewards.numel()} rows. Load it with num_labels=1."
             )
-        if not torch.allclose(logits.reshape(-1).to(rewards.dtype), rewards, rtol=1e-2, atol=1e-4, equal_nan=True):
+        # Rounding to the dtype of the logits is all that may lie between: small rewards must not hide a soft cap.
+        rounding = 4 * max(torch.finfo(logits.dtype).eps, torch.finfo(rewards.dtype).eps)
+        if not torch.allclose(logits.reshape(-1).to(rewards.dtype), rewards, rtol=rounding, atol=0.0, equal_nan=True):
             raise ModelError(
                 f"the logits of {type(self.model).__name__} are not the output of its head {self.name}: something "
                 "changes them on the way, and the distance of what the head reads would not be the one that matters."
             )
-        self.warn_if_exported_differently()
+        self._warn_if_exported_differently()
 
-    def warn_if_exported_differently(self) -> None:
-        ids, mask, pad = self.arguments.get("input_ids"), self.arguments.get("attention_mask"), _pad_token_id(self.model)
+    def _warn_if_exported_differently(self) -> None:
+        ids, mask = self.arguments.get("input_ids"), self.arguments.get("attention_mask")
+        pad = _pad_token_id(self.model)
         if ids is None or mask is None or pad is None or ids.shape != mask.shape:
             return
         if bool(((ids == pad) & mask.ne(0)).gather(1, last_token(mask).unsqueeze(1)).any()):
@@ -358,7 +382,7 @@ def _is_saved_copy_wrapper(module: nn.Module) -> bool:
 def _inactive_copies(name: str, wrapper: nn.Module) -> list[str]:
     active = set(wrapper.active_adapters)  # type: ignore[arg-type]
     copies: nn.ModuleDict = wrapper.modules_to_save  # type: ignore[assignment]
-    return [f"{name}.modules_to_save.{adapter}" for adapter in copies if adapter not in active]
+    return [f"{name}.modules_to_save.{adapter}." for adapter in copies if adapter not in active]
 
 
 def _pad_token_id(model: nn.Module) -> int | None:

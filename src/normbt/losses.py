@@ -5,9 +5,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 
-def bt_loss(
-    chosen: Tensor, rejected: Tensor, margin: Tensor | float | None = 0.0, *, smoothing: float = 0.0
-) -> Tensor:
+def bt_loss(chosen: Tensor, rejected: Tensor, margin: Tensor | float | None = 0.0, *, smoothing: float = 0.0) -> Tensor:
     r"""Bradley-Terry loss of each pair, not reduced.
 
     .. math:: \ell_i = -(1-s)\log\sigma(z_i) - s\log\sigma(-z_i), \qquad z_i = r^+_i - r^-_i - m_i

@@ -69,9 +69,7 @@ def _unit(rows: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def pair_weights(
-    distance: Tensor, mu: Tensor | float, *, eps: float = 1e-6, max_weight: float | None = 10.0
-) -> Tensor:
+def pair_weights(distance: Tensor, mu: Tensor | float, *, eps: float = 1e-6, max_weight: float | None = 10.0) -> Tensor:
     r"""NormBT weight of each pair; carries no gradient.
 
     .. math:: w_i = \min\Bigl(\frac{\mu}{d_i + \varepsilon},\; w_{\max}\Bigr)
@@ -114,7 +112,7 @@ class EmaState(NamedTuple):
     """
 
     mean: Tensor | float = 0.0
-    count: Tensor | int = 0
+    count: Tensor | int = 0  # pyright: ignore[reportIncompatibleMethodOverride] - hides tuple.count, which none calls
 
 
 @torch.no_grad()
@@ -126,7 +124,8 @@ def update_ema(state: EmaState, batch_sum: Tensor | float, batch_count: Tensor |
     Args:
         state: the mean before the batch. With count 0 the batch's own mean becomes the running mean.
         batch_sum: sum of the batch's distances, over all micro-batches and ranks.
-        batch_count: how many pairs the sum is over; 0 leaves the state as it is.
+        batch_count: how many pairs the sum is over. With 0 pairs, or a sum that is not finite (an overflow in float16
+            is a step that the gradient scaler skips), the state stays as it is.
         decay: beta, the share of the old mean that stays, in ``[0, 1)``.
 
     Returns:
@@ -154,7 +153,7 @@ def update_ema(state: EmaState, batch_sum: Tensor | float, batch_count: Tensor |
 
     batch_mean = batch_sum / batch_count.clamp_min(1.0)
     moved = torch.where(count == 0, batch_mean, decay * mean + (1.0 - decay) * batch_mean)
-    seen = batch_count > 0
+    seen = (batch_count > 0) & batch_sum.isfinite()
     return EmaState(torch.where(seen, moved, mean), count + seen.long())
 
 
@@ -179,8 +178,8 @@ class NormBTLoss(nn.Module):
         >>> chosen_hidden, rejected_hidden = torch.tensor([[1.0], [3.0]]), torch.zeros(2, 1)
         >>> loss(torch.zeros(2), torch.zeros(2), chosen_hidden, rejected_hidden)  # weights 2 and 2/3, mean 4/3
         tensor(0.9242)
-        >>> loss.state_dict()
-        OrderedDict({'mean': tensor(2.), 'count': tensor(1)})
+        >>> dict(loss.state_dict())
+        {'mean': tensor(2.), 'count': tensor(1)}
 
     References:
         "When Distance Distracts: Representation Distance Bias in BT-Loss for Reward Models", arXiv 2512.06343.
@@ -222,21 +221,26 @@ class NormBTLoss(nn.Module):
             margin: passed to the pair loss; None leaves it out.
 
         Returns:
-            Scalar, in nats.
+            Scalar, in nats: the mean over the pairs. With several ranks, the mean of this over the ranks is the mean
+            over the pairs of all ranks, which is what ``DistributedDataParallel`` makes of the gradients.
         """
         distance = pair_distance(chosen_hidden, rejected_hidden)
-        totals = all_reduce_sum(torch.stack([distance.sum(), distance.new_tensor(float(len(distance)))]))
-        state = EmaState(self.mean, self.count)
-        moved = update_ema(state, totals[0], totals[1], self.beta)
+        here = torch.stack([distance.sum(), distance.new_tensor(float(len(distance))), distance.new_tensor(1.0)])
+        distance_sum, pairs, ranks = all_reduce_sum(here)
+        moved = update_ema(EmaState(self.mean, self.count), distance_sum, pairs, self.beta)
         mu = torch.where(self.count == 0, moved.mean, self.mean)
         if self.training:
-            self.mean.copy_(moved.mean)
-            self.count.copy_(moved.count)
+            self.mean.copy_(torch.as_tensor(moved.mean))
+            self.count.copy_(torch.as_tensor(moved.count))
         arguments = () if margin is None else (margin,)
         losses = self.loss(chosen_rewards, rejected_rewards, *arguments)
-        return (pair_weights(distance, mu, eps=self.eps, max_weight=self.max_weight) * losses).mean()
+        weights = pair_weights(distance, mu, eps=self.eps, max_weight=self.max_weight)
+        # DistributedDataParallel averages over ranks: the average of these is the mean over all pairs of all ranks,
+        # also where ranks hold different numbers of pairs.
+        return (weights * losses).sum() * ranks / pairs.clamp_min(1.0)
 
     def extra_repr(self) -> str:
+        """Settings shown by ``print``."""
         name: Any = getattr(self.loss, "__name__", self.loss)
         return f"beta={self.beta}, eps={self.eps}, max_weight={self.max_weight}, loss={name}"
 
@@ -255,5 +259,5 @@ def all_reduce_sum(totals: Tensor) -> Tensor:
         tensor([1., 2.])
     """
     if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.all_reduce(totals)
+        torch.distributed.all_reduce(totals)  # pyright: ignore[reportUnknownMemberType] - torch leaves it untyped
     return totals
