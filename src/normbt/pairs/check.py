@@ -107,7 +107,7 @@ def canonical_pair(row: Row) -> Pair:
         _require_assistant_last(chosen=chosen, rejected=rejected)
     elif not explicit and (other := next((name for name in _PROMPT_BY_ANOTHER_NAME if name in values), None)):
         raise Malformed(f'no "prompt", but a column "{other}": rename it to "prompt" (or drop it, if it is not one)')
-    canonical = {"id": _identity(row, values)}
+    canonical: dict[str, Any] = {"id": _identity(row, values)}
     if explicit:
         canonical["prompt"] = prompt
     canonical |= {"chosen": chosen, "rejected": rejected}

@@ -1,5 +1,6 @@
 """Rows of one file: JSON, JSONL, CSV (gzipped or not) and Parquet, one at a time and with their numbers."""
 
+import contextlib
 import csv
 import gzip
 import io
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 TEXT_FORMATS = (".json", ".jsonl", ".ndjson", ".csv")
 FORMATS = (*TEXT_FORMATS, ".parquet")
+FORMAT_NAMES = ", ".join(FORMATS) + " (all but Parquet also as .gz)"
 _CHUNK = 1 << 20
 
 
@@ -76,7 +78,7 @@ def read_file(path: Path) -> Iterator[Row]:
     """
     kind = file_format(path)
     if kind is None:
-        raise DataError(f"{path}: not a format that is read here. Use one of {_format_names()}.")
+        raise DataError(f"{path}: not a format that is read here. Use one of {FORMAT_NAMES}.")
     if path.stat().st_size == 0:
         raise DataError(f"{path}: the file is empty.")
     if kind == ".parquet":
@@ -91,10 +93,6 @@ def read_file(path: Path) -> Iterator[Row]:
             yield row
         if not seen:
             raise DataError(f"{path}: the file holds no row.")
-
-
-def _format_names() -> str:
-    return ", ".join(FORMATS) + "; all but Parquet also with .gz"
 
 
 def _open(path: Path) -> BinaryIO:
@@ -198,11 +196,7 @@ def _load_whole(stream: BinaryIO, path: Path) -> Any:
 
 
 def _broken_json(path: Path, line: int, problem: json.JSONDecodeError) -> DataError:
-    hint = (
-        " If the file holds one row per line, name it .jsonl."
-        if path.name.lower().endswith((".json", ".json.gz"))
-        else ""
-    )
+    hint = " If the file holds one row per line, name it .jsonl." if file_format(path) == ".json" else ""
     return DataError(f"{path}: broken JSON on line {line}, column {problem.colno} ({problem.msg}).{hint}")
 
 
@@ -261,10 +255,8 @@ def _csv_rows(stream: BinaryIO, path: Path) -> Iterator[Row]:
 def _with_number(cells: dict[str, Any]) -> dict[str, Any]:
     """CSV has no types: the one numeric column of a pair is read as a number where it is one."""
     if "margin" in cells:
-        try:
+        with contextlib.suppress(ValueError):  # left as text: the check of the row reports it
             cells["margin"] = float(cells["margin"])
-        except ValueError:
-            pass  # left as text: the check of the row reports it
     return cells
 
 

@@ -198,10 +198,8 @@ def _cache_key(sources: list[Source], conversational: bool) -> str:
     digest = hashlib.sha256()
     for path in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(path.read_bytes())
-    wanted = [
-        [source.digest, source.split, stem] for source, stem in zip(sources, distinct_stems(sources), strict=True)
-    ]
-    digest.update(json.dumps([wanted, conversational]).encode())
+    contents = [[source.digest, source.split] for source in sources]
+    digest.update(json.dumps([contents, distinct_stems(sources), conversational]).encode())
     return digest.hexdigest()[:32]
 
 

@@ -126,7 +126,8 @@ def common_shape(surveys: Sequence[Survey], *, conversational: bool = False) -> 
     if 0 < len(with_margin) < len(surveys):
         others = [survey.source for survey in surveys if not survey.with_column["margin"]]
         raise DataError(
-            f"{', '.join(with_margin)} have a margin and {', '.join(others)} have none. Give it to all or none."
+            f"pairs of {', '.join(with_margin)} have a margin and those of {', '.join(others)} do not. "
+            "Give it to all sources or to none."
         )
     explicit = all(survey.with_column["prompt"] for survey in surveys)
     return Shape(conversational, explicit, bool(with_margin))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from normbt.errors import DataError
-from normbt.pairs.files import FORMATS, Row, file_columns, file_format, parquet_features, read_file, stem
+from normbt.pairs.files import FORMAT_NAMES, Row, file_columns, file_format, parquet_features, read_file, stem
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict, Features, IterableDataset
@@ -110,9 +110,7 @@ def open_source(
         return _from_folder(str(source), path, split)
     if path.exists():
         if file_format(path) is None:
-            raise DataError(
-                f"{source}: not a format that is read here. Use {', '.join(FORMATS)} (.gz of all but Parquet)."
-            )
+            raise DataError(f"{source}: not a format that is read here. Use one of {FORMAT_NAMES}.")
         return FileSource(str(source), stem(path), _digest([path]), (path,), split)
     if file_format(path) is not None or not _HUB_ID.fullmatch(str(source)):
         raise DataError(f"{source}: no such file.{_nearest(path)}")
@@ -203,7 +201,7 @@ def _from_folder(label: str, folder: Path, split: str | None) -> Source:
             files.setdefault(_split_in_name(path.relative_to(folder)), []).append(path)
     if not files:
         found = ", ".join(sorted(entry.name for entry in folder.iterdir())[:8]) or "nothing"
-        raise DataError(f"{label}: no data file in this folder (found {found}). It reads {', '.join(FORMATS)}.")
+        raise DataError(f"{label}: no data file in this folder (found {found}). It reads {FORMAT_NAMES}.")
     if set(files) == {""}:
         # No file name tells a split: one data set, whose rows may.
         return FileSource(label, folder.name, _digest(files[""]), tuple(files[""]), split)
@@ -229,7 +227,7 @@ def _from_hub(label: str, name: str | None, split: str | None, streaming: bool) 
     import datasets
 
     try:
-        available = datasets.get_dataset_split_names(label, name)
+        available = [str(one) for one in datasets.get_dataset_split_names(label, name)]
         chosen = choose_split(label, available, split)
         dataset = datasets.load_dataset(label, name, split=chosen, streaming=streaming)
     except DataError:
