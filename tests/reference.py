@@ -1,4 +1,4 @@
-"""Slow twins of the formulas: plain Python loops in double precision, written from the equations and from nothing else."""
+"""Slow twins of the formulas: plain Python loops in double precision, written from the equations alone."""
 
 import math
 from collections.abc import Sequence

@@ -3,13 +3,15 @@
 import math
 
 import pytest
-import reference
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+import reference
 from normbt.losses import bt_loss, centering_term, scaled_bt_loss, sum_to_zero_term
+
+LAW = settings(deadline=None, max_examples=50)
 
 rewards = st.floats(-30, 30, width=32)
 pair_batches = st.lists(st.tuples(rewards, rewards, st.floats(0, 5, width=32)), min_size=1, max_size=8)
@@ -41,15 +43,19 @@ def errors(chosen: Tensor, rejected: Tensor) -> Tensor:
 # --- against the slow twin ---
 
 
+@LAW
 @given(pair_batches, smoothings)
 def test_bt_loss_is_the_formula(batch, smoothing):
     chosen, rejected, margin = columns(batch)
     expected = reference.bt_losses(chosen.tolist(), rejected.tolist(), margin.tolist(), smoothing)
-    assert bt_loss(chosen, rejected, margin, smoothing=smoothing).tolist() == pytest.approx(expected, rel=1e-12, abs=1e-12)
+    assert bt_loss(chosen, rejected, margin, smoothing=smoothing).tolist() == pytest.approx(
+        expected, rel=1e-12, abs=1e-12
+    )
     single = bt_loss(chosen.float(), rejected.float(), margin.float(), smoothing=smoothing)
     assert single.tolist() == pytest.approx(expected, rel=1e-6, abs=1e-6)
 
 
+@LAW
 @given(pair_batches)
 def test_scaled_bt_loss_is_the_formula(batch):
     chosen, rejected, margin = columns(batch)
@@ -72,12 +78,14 @@ def test_golden_values():
 
 
 @every_loss
+@LAW
 @given(batch=pair_batches, shift=st.floats(-100, 100))
 def test_a_constant_added_to_both_rewards_changes_nothing(loss, batch, shift):
     chosen, rejected, _ = columns(batch)
     torch.testing.assert_close(loss(chosen + shift, rejected + shift), loss(chosen, rejected), rtol=1e-9, atol=1e-9)
 
 
+@LAW
 @given(pair_batches)
 def test_swapping_a_pair_turns_its_error_into_one_minus_it(batch):
     chosen, rejected, _ = columns(batch)
@@ -87,6 +95,7 @@ def test_swapping_a_pair_turns_its_error_into_one_minus_it(batch):
 
 
 @every_loss
+@LAW
 @given(batch=pair_batches)
 def test_rejected_gets_the_opposite_gradient(loss, batch):
     chosen, rejected, _ = columns(batch)
@@ -97,6 +106,7 @@ def test_rejected_gets_the_opposite_gradient(loss, batch):
 
 
 @every_loss_and_term
+@LAW
 @given(batch=pair_batches, seed=st.integers(0, 99))
 def test_pair_order_does_not_matter(loss, batch, seed):
     chosen, rejected, _ = columns(batch)
@@ -105,6 +115,7 @@ def test_pair_order_does_not_matter(loss, batch, seed):
 
 
 @pytest.mark.parametrize("loss", [bt_loss, scaled_bt_loss], ids=["inside", "outside"])
+@LAW
 @given(batch=pair_batches)
 def test_each_margin_belongs_to_its_pair(loss, batch):
     chosen, rejected, margin = columns(batch)

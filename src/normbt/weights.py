@@ -45,15 +45,16 @@ def pair_distance(chosen_hidden: Tensor, rejected_hidden: Tensor, *, kind: Dista
             "representations must be two matrices (pairs, hidden) of the same shape; "
             f"got chosen {tuple(chosen_hidden.shape)} and rejected {tuple(rejected_hidden.shape)}."
         )
-    chosen, rejected = chosen_hidden.float(), rejected_hidden.float()
+    # Widened before the subtraction: that is where a pair that looks alike loses its digits.
+    chosen, rejected = (h if h.dtype == torch.float64 else h.float() for h in (chosen_hidden, rejected_hidden))
     if kind == "l2":
-        return _norm(chosen - rejected)
+        return _norm(chosen - rejected).float()
     if kind == "relative":
         mean_norm = (_norm(chosen) + _norm(rejected)) / 2
-        return _norm(chosen - rejected) / mean_norm.clamp_min(torch.finfo(torch.float32).tiny)
+        return (_norm(chosen - rejected) / mean_norm.clamp_min(torch.finfo(torch.float32).tiny)).float()
     if kind == "cosine":
         # Half the squared chord between the unit vectors: 1 - cos without the cancellation of near-equal directions.
-        return _norm(_unit(chosen) - _unit(rejected)).square() / 2
+        return (_norm(_unit(chosen) - _unit(rejected)).square() / 2).float()
     raise ValueError(f"kind must be 'l2', 'relative' or 'cosine', got {kind!r}.")
 
 
