@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from tiny import tiny_model
 from torch.utils.flop_counter import FlopCounterMode
 
 from normbt.attention import pair_attention
@@ -10,6 +9,7 @@ from normbt.cost import DecoderShape, activation_bytes, decoder_shape, pair_flop
 from normbt.errors import ConfigError
 from normbt.head import capture_hidden
 from normbt.packing import TokenPair, build_packed
+from tiny import tiny_model
 
 SHAPE = DecoderShape(layers=24, hidden=896, intermediate=4864, attention_width=896, matmul_parameters=358_000_000)
 GIB = 2**30
@@ -18,7 +18,9 @@ GIB = 2**30
 def test_the_shape_is_read_from_the_model() -> None:
     model = tiny_model("llama", hidden_size=32, intermediate_size=48)
     # per layer: queries and output 32x32 each, keys and values 32x16 each, three feed-forward matrices 32x48
-    assert decoder_shape(model) == DecoderShape(2, 32, 48, 32, matmul_parameters=2 * (2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 48))
+    assert decoder_shape(model) == DecoderShape(
+        2, 32, 48, 32, matmul_parameters=2 * (2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 48)
+    )
 
 
 @pytest.mark.parametrize("kind", ["qwen3", "gpt2", "gpt-neox"])
@@ -116,7 +118,9 @@ def test_a_default_budget_fills_memory_up_to_the_useful_size_and_holds_the_longe
 
 
 def test_what_the_user_sets_is_kept() -> None:
-    plan = plan_memory(SHAPE, free_bytes=GIB, longest_pair=2000, element_size=2, token_budget=99_999, checkpointing=False)
+    plan = plan_memory(
+        SHAPE, free_bytes=GIB, longest_pair=2000, element_size=2, token_budget=99_999, checkpointing=False
+    )
     assert (plan.token_budget, plan.checkpointing) == (99_999, False)
     assert plan.activation_bytes > GIB
 

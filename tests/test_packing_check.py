@@ -4,12 +4,12 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import tiny_model
 from torch import nn
 
 import normbt.attention
 from normbt.packing import TokenPair, common_prefix
 from normbt.packing_check import PackingCheck, check_packing
+from tiny import tiny_model
 
 
 def pair(chosen: list[int], rejected: list[int]) -> TokenPair:
@@ -47,7 +47,7 @@ def test_exact_packing_passes(kind: str, share: bool) -> None:
 def test_bfloat16_passes_by_its_own_tolerance() -> None:
     check = check_packing(model_of().to(torch.bfloat16), PAIRS, dtype=torch.bfloat16)
     assert check.passed
-    assert check.difference > 1e-4
+    assert check.tolerance >= 6e-2
 
 
 def wrong_alignment(layout: Any, rows: int, columns: int, window: int | None, like: torch.Tensor) -> torch.Tensor:

@@ -106,7 +106,7 @@ def pair_attention(model: nn.Module) -> Iterator[None]:
     AttentionInterface.register(PAIR_ATTENTION, attend)
     AttentionMaskInterface.register(PAIR_ATTENTION, sdpa_mask)
     inner = _transformers_model(model)
-    before = inner.config._attn_implementation
+    before = inner.config._attn_implementation or "eager"
     inner.set_attn_implementation(PAIR_ATTENTION)
     try:
         yield
@@ -141,6 +141,7 @@ def attend(
         sliding_window: positions a token sees, itself included; ``None`` is all.
         softcap: scores ``s`` become ``softcap * tanh(s / softcap)``.
         pair_layout: layout of a packed row.
+        **kwargs: what else the layer hands to attention functions; what would change the result is refused.
 
     Returns:
         Shape ``(rows, tokens, heads, head_size)``, and ``None`` in place of the attention weights.
@@ -162,7 +163,13 @@ def attend(
 
 
 def _attend_varlen(
-    query: Tensor, key: Tensor, value: Tensor, layout: PackedLayout, scale: float, window: int | None, softcap: float | None
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    layout: PackedLayout,
+    scale: float,
+    window: int | None,
+    softcap: float | None,
 ) -> Tensor:
     """All segments in one variable-length kernel, whose causality is aligned to the last query and the last key."""
     query = query[0].transpose(0, 1)
@@ -175,7 +182,7 @@ def _attend_varlen(
         from torch.nn.attention.varlen import varlen_attn
 
         gqa = query.shape[1] != key.shape[1]
-        mixed = varlen_attn(query, key, value, *bounds, scale=scale, window_size=(left, 0), enable_gqa=gqa)
+        mixed: Any = varlen_attn(query, key, value, *bounds, scale=scale, window_size=(left, 0), enable_gqa=gqa)
     else:
         kernel = _flash_attn()
         if kernel is None:
@@ -187,7 +194,13 @@ def _attend_varlen(
 
 
 def _attend_segments(
-    query: Tensor, key: Tensor, value: Tensor, layout: PackedLayout, scale: float, window: int | None, softcap: float | None
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    layout: PackedLayout,
+    scale: float,
+    window: int | None,
+    softcap: float | None,
 ) -> Tensor:
     """One ordinary attention for each segment: every device, every dtype."""
     queries = query.split(layout.query_lengths, dim=2)

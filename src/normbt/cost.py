@@ -4,7 +4,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from normbt.errors import ConfigError
@@ -61,9 +60,7 @@ def decoder_shape(model: nn.Module) -> DecoderShape:
     config: Any = model.config
     config = config.get_text_config()
     head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    weights = [
-        parameter.numel() for name, parameter in model.named_parameters() if _is_layer_weight(name, parameter)
-    ]
+    weights = [parameter.numel() for name, parameter in model.named_parameters() if _is_layer_weight(name, parameter)]
     return DecoderShape(
         layers=config.num_hidden_layers,
         hidden=config.hidden_size,

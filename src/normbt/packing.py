@@ -37,7 +37,18 @@ class PairLengths(NamedTuple):
 
     @property
     def tokens(self) -> int:
+        """Tokens of the pair in the row."""
         return sum(self)
+
+    @property
+    def queries(self) -> tuple[int, int]:
+        """Queries of its two segments."""
+        return self.prefix + self.chosen, self.rejected
+
+    @property
+    def keys(self) -> tuple[int, int]:
+        """Keys of its two segments."""
+        return self.prefix + self.chosen, self.prefix + self.rejected
 
 
 @dataclass(frozen=True)
@@ -72,21 +83,26 @@ class PackedLayout:
 
     @property
     def tokens(self) -> int:
+        """Tokens of the row."""
         return sum(pair.tokens for pair in self.pairs)
 
     @property
     def query_lengths(self) -> list[int]:
-        return [length for pair in self.pairs for length in (pair.prefix + pair.chosen, pair.rejected)]
+        """Queries of each segment."""
+        return [length for pair in self.pairs for length in pair.queries]
 
     @property
     def key_lengths(self) -> list[int]:
-        return [length for pair in self.pairs for length in (pair.prefix + pair.chosen, pair.prefix + pair.rejected)]
+        """Gathered keys of each segment."""
+        return [length for pair in self.pairs for length in pair.keys]
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "PackedLayout":
+        """The same layout on a device; Accelerate calls this as it does of tensors."""
         moved = {name: tensor.to(device, non_blocking=non_blocking) for name, tensor in self._tensors().items()}
         return replace(self, **moved, masks={})
 
     def pin_memory(self) -> "PackedLayout":
+        """The same layout in page-locked memory; data loaders call this as they do of tensors."""
         return replace(self, **{name: tensor.pin_memory() for name, tensor in self._tensors().items()})
 
     def _tensors(self) -> dict[str, Tensor]:
@@ -113,6 +129,7 @@ class PairBatch:
     processed_tokens: int
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "PairBatch":
+        """The same batch on a device."""
         moved = {
             name: value.to(device, non_blocking=non_blocking) if hasattr(value, "to") else value
             for name, value in self.inputs.items()
@@ -120,6 +137,7 @@ class PairBatch:
         return replace(self, inputs=moved)
 
     def pin_memory(self) -> "PairBatch":
+        """The same batch in page-locked memory."""
         pinned = {
             name: value.pin_memory() if hasattr(value, "pin_memory") else value for name, value in self.inputs.items()
         }
@@ -192,8 +210,8 @@ def build_packed(pairs: Sequence[TokenPair], *, share: bool = True) -> PairBatch
         last_rejected.append(end - 1)
         lengths.append(PairLengths(shared, chosen - shared, rejected - shared))
 
-    query_lengths = [length for pair in lengths for length in (pair.prefix + pair.chosen, pair.rejected)]
-    key_lengths = [length for pair in lengths for length in (pair.prefix + pair.chosen, pair.prefix + pair.rejected)]
+    query_lengths = [length for pair in lengths for length in pair.queries]
+    key_lengths = [length for pair in lengths for length in pair.keys]
     layout = PackedLayout(
         pairs=tuple(lengths),
         cu_q=_cumulative(query_lengths),
@@ -217,9 +235,7 @@ def build_packed(pairs: Sequence[TokenPair], *, share: bool = True) -> PairBatch
     return PairBatch(inputs, len(pairs), _unique_tokens(pairs), len(ids))
 
 
-def build_padded(
-    pairs: Sequence[TokenPair], pad_token_id: int, *, pad_to_multiple_of: int | None = None
-) -> PairBatch:
+def build_padded(pairs: Sequence[TokenPair], pad_token_id: int, *, pad_to_multiple_of: int | None = None) -> PairBatch:
     """Lay pairs out as ``2 * pairs`` rows, chosen first, padded on the right to the longest: right for every model.
 
     Args:

@@ -1,4 +1,4 @@
-"""Prove packed pairs on the model at hand: the same hidden states as from separate sequences, nothing leaking across."""
+"""Prove packed pairs on the model at hand: the hidden states of separate sequences, and nothing leaking across."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
