@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 REASONS_KEPT = 5
@@ -23,6 +23,7 @@ class DataReport:
         identical: pairs whose two answers are equal as text, or equal as token ids.
         overlong: pairs that do not fit the longest allowed sequence.
         truncated: kept pairs whose prompt was cut at the beginning.
+        eos_appended: sequences of kept pairs that a chat template did not close with EOS, and that got it.
         empty_prompts: kept pairs with an empty prompt.
         other_split: rows left out because their ``split`` column names another split; not part of `read`.
         reasons: row number and reason of the first five malformed rows. A row is a line in JSONL and CSV files,
@@ -39,6 +40,7 @@ class DataReport:
     identical: int = 0
     overlong: int = 0
     truncated: int = 0
+    eos_appended: int = 0
     empty_prompts: int = 0
     other_split: int = 0
     reasons: tuple[tuple[int, str], ...] = ()
@@ -65,6 +67,7 @@ class DataReport:
             f"{count:,} {what}"
             for count, what in (
                 (self.truncated, "with a cut prompt"),
+                (self.eos_appended, "sequences closed with EOS where the chat template does not"),
                 (self.empty_prompts, "with an empty prompt"),
                 (self.other_split, "rows of other splits left out"),
             )
@@ -92,16 +95,8 @@ class DataReport:
             >>> DataReport("a", read=10, kept=9, empty=1).then(DataReport("a", read=9, kept=7, overlong=2)).kept
             7
         """
-        return replace(
-            self,
-            kept=later.kept,
-            malformed=self.malformed + later.malformed,
-            empty=self.empty + later.empty,
-            identical=self.identical + later.identical,
-            overlong=self.overlong + later.overlong,
-            truncated=self.truncated + later.truncated,
-            reasons=(*self.reasons, *later.reasons)[:REASONS_KEPT],
-        )
+        added = {name: getattr(self, name) + getattr(later, name) for name in _COUNTS if name not in ("read", "kept")}
+        return replace(self, kept=later.kept, reasons=(*self.reasons, *later.reasons)[:REASONS_KEPT], **added)
 
     @classmethod
     def merge(cls, reports: Sequence["DataReport"]) -> "DataReport":
@@ -121,7 +116,7 @@ class DataReport:
         )
 
 
-_COUNTS = ("read", "kept", "malformed", "empty", "identical", "overlong", "truncated", "empty_prompts", "other_split")
+_COUNTS = tuple(column.name for column in fields(DataReport) if column.type in (int, "int"))
 
 
 @dataclass

@@ -189,7 +189,7 @@ def _from_folder(label: str, folder: Path, split: str | None) -> Source:
         except Exception as problem:  # a damaged folder fails in many ways: missing file, bad JSON, bad Arrow
             raise DataError(f"{label}: this saved data set cannot be loaded ({problem}).") from problem
         if isinstance(saved, dict):
-            chosen = choose_split(label, list(saved), split)
+            chosen = choose_split(label, [str(one) for one in saved], split)
             if chosen not in saved:
                 raise DataError(f'{label}: a part of a split ("{chosen}") can be read from the Hub only.')
             saved = saved[chosen]
