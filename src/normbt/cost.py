@@ -133,7 +133,7 @@ def training_state_bytes(parameters: Iterable[Tensor]) -> int:
         Bytes.
 
     Example:
-        >>> training_state_bytes([torch.zeros(10, requires_grad=True), torch.zeros(99)])
+        >>> training_state_bytes(nn.Linear(4, 2).parameters())
         120
     """
     return sum(3 * each.numel() * each.element_size() for each in parameters if each.requires_grad)
