@@ -49,6 +49,14 @@ def test_distance_is_the_formula(kind, pairs, seed):
     assert pair_distance(chosen, rejected, kind=kind).tolist() == pytest.approx(expected, rel=1e-5, abs=1e-6)
 
 
+@pytest.mark.parametrize("gap", [1e-3, 1e-6, 1e-9])
+def test_near_pairs_in_double_precision_keep_their_distance(gap):
+    *_, chosen, direction = draw(3, seed=2, dtype=torch.float64)
+    rejected = chosen + gap * direction
+    expected = reference.distances(chosen.tolist(), rejected.tolist())
+    assert pair_distance(chosen, rejected).tolist() == pytest.approx(expected, rel=1e-6)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @LAW
 @given(seed=seeds)
@@ -274,7 +282,7 @@ def test_equal_distances_give_bradley_terry(seed, pairs):
     torch.testing.assert_close(found, bt_loss(chosen, rejected).mean(), rtol=1e-6, atol=1e-7)
 
 
-@LAW
+@settings(LAW, max_examples=10)
 @given(seed=seeds, scale=st.floats(0.01, 100))
 def test_scaling_every_h_changes_nothing_once_mu_has_followed(seed, scale):
     chosen, rejected, chosen_hidden, rejected_hidden = draw(4, seed=seed)
@@ -284,7 +292,7 @@ def test_scaling_every_h_changes_nothing_once_mu_has_followed(seed, scale):
         found = scaled(chosen, rejected, scale * chosen_hidden, scale * rejected_hidden)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
     # A jump of the scale in mid-run: mu follows at the pace of beta, and after enough steps the weights are back.
-    for _ in range(200):
+    for _ in range(150):
         found = plain(chosen, rejected, scale * chosen_hidden, scale * rejected_hidden)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
 
@@ -303,7 +311,8 @@ def test_a_constant_added_to_both_rewards_changes_nothing(seed, shift):
 def test_pair_order_does_not_matter(seed):
     batch = draw(5, seed=seed, dtype=torch.float64)
     order = torch.randperm(5, generator=torch.Generator().manual_seed(seed))
-    torch.testing.assert_close(NormBTLoss()(*(part[order] for part in batch)), NormBTLoss()(*batch))
+    shuffled = NormBTLoss()(*(part[order] for part in batch))
+    torch.testing.assert_close(shuffled, NormBTLoss()(*batch), rtol=1e-6, atol=1e-7)  # mu is a float32 sum
 
 
 @LAW
@@ -386,15 +395,6 @@ def test_a_restored_module_goes_on_where_the_first_one_was(restore):
     for step in range(3, 5):
         assert other(*draw(4, seed=step)) == module(*draw(4, seed=step))
     assert other.mean == module.mean
-
-
-def test_a_saved_state_does_not_move_with_the_module():
-    module = NormBTLoss()
-    module(*draw(2, seed=0))
-    before = float(EmaState(module.mean.clone(), module.count.clone()).mean)
-    loss = module(*draw(2, seed=1))
-    assert loss.isfinite()
-    assert module.mean.item() != before
 
 
 def test_margins_reach_the_pair_loss():

@@ -17,6 +17,9 @@ LAYOUT_KEYWORD = "pair_layout"
 """Name under which a packed batch's layout travels through the model's forward."""
 
 
+_SHOWN = 8  # modules that an error names; a backbone taken for a head has hundreds
+
+
 def last_token(attention_mask: Tensor) -> Tensor:
     """Position of the pooled token of each row: the rightmost one the attention mask keeps.
 
@@ -95,7 +98,8 @@ def find_head(model: nn.Module) -> tuple[str, nn.Module]:
     heads = {name: module for name, module in linears.items() if _output_size(module) == 1}
     if len(heads) == 1:
         return next(iter(heads.items()))
-    seen = ", ".join(f"{name} ({_output_size(module)} outputs)" for name, module in linears.items()) or "none"
+    seen = ", ".join(f"{name} ({_output_size(module)} outputs)" for name, module in list(linears.items())[-_SHOWN:])
+    seen = f"{f'{len(linears)}, the last ones ' if len(linears) > _SHOWN else ''}{seen or 'none'}"
     if heads:
         raise ModelError(
             f"{type(inner).__name__} has {len(heads)} Linear modules of one output outside its backbone "
