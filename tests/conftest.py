@@ -4,13 +4,14 @@ The environment is set here, before anything imports torch or datasets. pytest l
 `src` too, since `tests` is one of its test paths.
 """
 
+import json
 import os
 import random
 import shutil
 import socket
 import sys
 import tempfile
-from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -63,11 +64,55 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _seeds() -> Iterator[None]:
+def _seeds() -> None:
     """Start every test from the same random state, without importing what the test does not use."""
     random.seed(0)
     if (numpy := sys.modules.get("numpy")) is not None:
         numpy.random.seed(0)
     if (torch := sys.modules.get("torch")) is not None:
         torch.manual_seed(0)
-    yield
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny causal reward model with its tokenizer, saved as a user would have it; tests only read it."""
+    return _save_checkpoint(tmp_path_factory.mktemp("models") / "llama", "llama")
+
+
+@pytest.fixture(scope="session")
+def encoder_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny BERT reward model with its tokenizer."""
+    return _save_checkpoint(tmp_path_factory.mktemp("models") / "bert", "bert")
+
+
+def _save_checkpoint(folder: Path, kind: str) -> Path:
+    # Imported here: most tests need no model, and Transformers takes seconds.
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    import tiny
+
+    vocabulary = {"<pad>": tiny.PAD, "<bos>": tiny.BOS, "<eos>": tiny.EOS, "<unk>": 3, "<cls>": 4}
+    vocabulary |= {f"w{index}": index for index in range(tiny.FIRST_WORD, tiny.VOCABULARY)}
+    words = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=words, bos_token="<bos>", eos_token="<eos>", pad_token="<pad>", unk_token="<unk>"
+    )
+    tokenizer.save_pretrained(folder)
+    tiny.tiny_model(kind).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def pairs_file(tmp_path: Path) -> Path:
+    """Sixteen preference pairs of words that the tiny tokenizer knows, in a JSONL file."""
+    generator = random.Random(0)
+
+    def words(count: int) -> str:
+        return " ".join(f"w{generator.randrange(5, 64)}" for _ in range(count))
+
+    rows = [{"prompt": words(4) + " ", "chosen": words(5), "rejected": words(6)} for _ in range(16)]
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path

