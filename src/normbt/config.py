@@ -1,19 +1,24 @@
 """Settings of a training run: what TRL's RewardConfig has, and the loss and weighting of the pairs."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 from trl import RewardConfig
 
 from normbt.errors import ConfigError
+from normbt.weights import Distance, Weighting
+
+Loss = Literal["bt", "scaled_bt"]
+Overlong = Literal["drop", "truncate-prompt"]
 
 
 @dataclass
 class NormBTConfig(RewardConfig):
     r"""Settings of :class:`normbt.trainer.NormBTTrainer`: all of ``trl.RewardConfig``, and those below.
 
-    Each setting's meaning, unit and range stand in its ``help`` text, which ``normbt train --help`` prints. One default
-    of TRL's differs: ``logging_nan_inf_filter`` is off, since it hides a NaN loss and reads the device at every step.
+    Each setting's meaning, unit and range stand in its ``help`` text, which ``normbt train --help`` prints. Two
+    defaults of TRL's differ: ``gradient_checkpointing`` depends on the free memory, and ``logging_nan_inf_filter`` is
+    off, since it hides a NaN loss and reads the device at every step.
 
     Raises:
         ConfigError: settings are out of range or contradict each other; all problems are named at once.
@@ -24,7 +29,7 @@ class NormBTConfig(RewardConfig):
         ('bt', 0.9)
     """
 
-    loss: Literal["bt", "scaled_bt"] = field(
+    loss: Loss = field(
         default="bt",
         metadata={
             "help": "Pair loss: 'bt' is Bradley-Terry, with a `margin` column inside the sigmoid; 'scaled_bt' "
@@ -35,7 +40,7 @@ class NormBTConfig(RewardConfig):
         default=0.0,
         metadata={"help": "Label smoothing of loss 'bt': share of labels believed flipped, in [0, 0.5)."},
     )
-    weighting: Literal["normbt", "none", "raw", "batch"] = field(
+    weighting: Weighting = field(
         default="normbt",
         metadata={
             "help": "Weight of each pair: 'normbt' is mu / (distance + eps) with mu a running mean over optimizer "
@@ -43,7 +48,7 @@ class NormBTConfig(RewardConfig):
             "over all processes in place of mu."
         },
     )
-    distance: Literal["l2", "relative", "cosine"] = field(
+    distance: Distance = field(
         default="l2",
         metadata={
             "help": "Distance between what the head reads of both answers: 'l2' (as published), 'relative' (divided "
@@ -72,11 +77,18 @@ class NormBTConfig(RewardConfig):
             "of each micro-batch. None or 0 leaves it out."
         },
     )
-    overlong: Literal["drop", "truncate-prompt"] = field(
+    overlong: Overlong = field(
         default="drop",
         metadata={
             "help": "Pairs longer than `max_length` tokens: 'drop' them (as TRL does), or 'truncate-prompt' to cut "
             "the beginning of the prompt and keep both answers whole. Both are counted and reported."
+        },
+    )
+    gradient_checkpointing: bool | None = field(
+        default=None,
+        metadata={
+            "help": "Whether to recompute activations in the backward pass. Default: only where the activations would "
+            "not fit into the free memory. Named `activation_checkpointing` in newer Transformers; both are taken."
         },
     )
     logging_nan_inf_filter: bool = field(
@@ -85,6 +97,7 @@ class NormBTConfig(RewardConfig):
     )
 
     def __post_init__(self) -> None:
+        self.checkpointing_is_automatic = self.gradient_checkpointing is None and self.activation_checkpointing is None
         super().__post_init__()
         problems = []
         if not 0.0 <= self.smoothing < 0.5:
@@ -101,12 +114,8 @@ class NormBTConfig(RewardConfig):
             problems.append(f"mu_init must be positive, got {self.mu_init}.")
         if self.mu_init is not None and self.weighting != "normbt":
             problems.append(f"mu_init belongs to weighting 'normbt', got weighting {self.weighting!r}.")
-        for name, value, known in (
-            ("loss", self.loss, ("bt", "scaled_bt")),
-            ("weighting", self.weighting, ("normbt", "none", "raw", "batch")),
-            ("distance", self.distance, ("l2", "relative", "cosine")),
-            ("overlong", self.overlong, ("drop", "truncate-prompt")),
-        ):
+        for name, choices in (("loss", Loss), ("weighting", Weighting), ("distance", Distance), ("overlong", Overlong)):
+            value, known = getattr(self, name), get_args(choices)
             if value not in known:
                 problems.append(f"{name} must be one of {', '.join(known)}; got {value!r}.")
         if problems:

@@ -3,11 +3,14 @@
 import torch
 from torch import Tensor
 
-COLUMNS = ("chosen", "rejected", "distance", "weight", "loss")
-"""Columns of a record: rewards of both sides, representation distance, weight, loss before weighting."""
+COLUMNS = ("chosen", "rejected", "distance", "weight", "loss", "objective")
+"""Columns of a record: rewards of both sides, representation distance, weight, loss before weighting, and what is
+minimised: the weighted loss with auxiliary terms."""
 
 
-def stack_records(chosen: Tensor, rejected: Tensor, distance: Tensor, weight: Tensor, loss: Tensor) -> Tensor:
+def stack_records(
+    chosen: Tensor, rejected: Tensor, distance: Tensor, weight: Tensor, loss: Tensor, objective: Tensor
+) -> Tensor:
     """One detached float32 record per pair, in the order of :data:`COLUMNS`.
 
     Args:
@@ -16,16 +19,18 @@ def stack_records(chosen: Tensor, rejected: Tensor, distance: Tensor, weight: Te
         distance: representation distance, shape ``(pairs,)``.
         weight: NormBT weight, shape ``(pairs,)``.
         loss: pair loss before weighting, in nats, shape ``(pairs,)``.
+        objective: pair loss after weighting, with auxiliary terms, shape ``(pairs,)``.
 
     Returns:
-        Shape ``(pairs, 5)``.
+        Shape ``(pairs, 6)``.
 
     Example:
         >>> one = torch.ones(2)
-        >>> stack_records(one, one, one, one, one).shape
-        torch.Size([2, 5])
+        >>> stack_records(one, one, one, one, one, one).shape
+        torch.Size([2, 6])
     """
-    return torch.stack([column.detach().float() for column in (chosen, rejected, distance, weight, loss)], dim=1)
+    columns = (chosen, rejected, distance, weight, loss, objective)
+    return torch.stack([column.detach().float() for column in columns], dim=1)
 
 
 def pair_metrics(records: Tensor, *, max_weight: float | None = None) -> dict[str, float]:
@@ -35,7 +40,7 @@ def pair_metrics(records: Tensor, *, max_weight: float | None = None) -> dict[st
     :math:`(\sum_i w_i)^2 / \sum_i w_i^2`. Terciles are of the distance over these pairs: ``near`` is the closest third.
 
     Args:
-        records: one row per pair, see :func:`stack_records`, shape ``(pairs, 5)``; at least one row.
+        records: one row per pair, see :func:`stack_records`, shape ``(pairs, 6)``; at least one row.
         max_weight: the bound on the weight, to count the pairs that reach it; None when there is none.
 
     Returns:
@@ -46,14 +51,14 @@ def pair_metrics(records: Tensor, *, max_weight: float | None = None) -> dict[st
         ValueError: there is no pair.
 
     Example:
-        >>> records = stack_records(*(torch.tensor(v) for v in ([1.0, 0.0], [0.0, 0.0], [2.0, 1.0], [0.5, 1.0], [0.3, 0.7])))
-        >>> metrics = pair_metrics(records)
+        >>> chosen, rejected, weight = torch.tensor([1.0, 0.0]), torch.zeros(2), torch.tensor([0.5, 1.5])
+        >>> metrics = pair_metrics(stack_records(chosen, rejected, 1 / weight, weight, chosen, chosen * weight))
         >>> metrics["accuracy"], metrics["tie_share"], metrics["effective_pairs"]
-        (0.5, 0.5, 1.7999999523162842)
+        (0.5, 0.5, 1.6)
     """
     if len(records) == 0:
         raise ValueError("pair_metrics needs at least one pair.")
-    chosen, rejected, distance, weight, loss = records.double().cpu().unbind(dim=1)
+    chosen, rejected, distance, weight, loss, objective = records.double().cpu().unbind(dim=1)
     right = (chosen > rejected).double()
     rewards = torch.cat([chosen, rejected])
     metrics = {
@@ -65,6 +70,7 @@ def pair_metrics(records: Tensor, *, max_weight: float | None = None) -> dict[st
         "max_reward": rewards.max(),
         "loss_unweighted": loss.mean(),
         "loss_weighted": (weight * loss).mean(),
+        "objective": objective.mean(),
         "distance": distance.mean(),
         "weight_q10": weight.quantile(0.1),
         "weight_q50": weight.quantile(0.5),
@@ -75,6 +81,6 @@ def pair_metrics(records: Tensor, *, max_weight: float | None = None) -> dict[st
         metrics["clipped_share"] = (weight >= max_weight).double().mean()
     # By rank, so that equal distances split evenly; fewer than three pairs have no terciles.
     if len(records) >= 3:
-        thirds = right[distance.argsort(stable=True)].tensor_split(3)
-        metrics.update(zip(("accuracy_near", "accuracy_mid", "accuracy_far"), (part.mean() for part in thirds)))
+        near, mid, far = right[distance.argsort(stable=True)].tensor_split(3)
+        metrics |= {"accuracy_near": near.mean(), "accuracy_mid": mid.mean(), "accuracy_far": far.mean()}
     return {name: value.item() for name, value in metrics.items()}

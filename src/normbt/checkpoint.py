@@ -1,0 +1,75 @@
+"""What a checkpoint holds beside the model: mu and its settings; and the proof that the saved model scores the same."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from normbt.errors import StateError
+from normbt.results import read_json, write_json
+
+STATE_FILE = "normbt_state.json"
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """The state of the pair loss between two optimizer steps.
+
+    Attributes:
+        settings: the settings that give mu its meaning; a resumed run must have the same.
+        mu: running mean of the distance, in its unit.
+        updates: how many optimizer steps mu has seen.
+        tokens: how many tokens the run has trained on.
+    """
+
+    settings: dict[str, Any]
+    mu: float
+    updates: int
+    tokens: int
+
+
+def save_state(folder: str | Path, state: TrainingState) -> None:
+    """Write the state into a checkpoint's folder.
+
+    Args:
+        folder: the checkpoint.
+        state: what to write.
+    """
+    write_json(Path(folder) / STATE_FILE, asdict(state))
+
+
+def load_state(folder: str | Path, settings: Mapping[str, Any]) -> TrainingState:
+    """Read the state of a checkpoint that is about to be resumed.
+
+    Args:
+        folder: the checkpoint.
+        settings: the settings of the run that resumes.
+
+    Returns:
+        The state.
+
+    Raises:
+        StateError: the checkpoint has no state, or was made with other settings; all differences are named.
+    """
+    path = Path(folder) / STATE_FILE
+    if not path.is_file():
+        raise StateError(
+            f"{folder} has no {STATE_FILE}, so mu can't be restored: wanted a checkpoint written by this trainer. "
+            "Start a new run from its weights instead (pass the folder as the model)."
+        )
+    content = read_json(path)
+    try:
+        state = TrainingState(**{name: content[name] for name in TrainingState.__dataclass_fields__})
+    except KeyError as missing:
+        raise StateError(f"{path} lacks the field {missing}; resume from an earlier checkpoint.") from None
+    differences = [
+        f"{name}: {state.settings.get(name)!r} in the checkpoint, {wanted!r} now"
+        for name, wanted in settings.items()
+        if state.settings.get(name) != wanted
+    ]
+    if differences:
+        raise StateError(
+            f"{folder} was made with other settings ({'; '.join(differences)}). Resume with the checkpoint's settings, "
+            "or start a new run from its weights (pass the folder as the model)."
+        )
+    return state

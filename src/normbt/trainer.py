@@ -1,0 +1,416 @@
+"""The trainer: TRL's RewardTrainer with any pair loss, any weighting, and a running mean that moves once per step."""
+
+import contextlib
+import copy
+import inspect
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial, reduce
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from accelerate.utils import DistributedType, gather_object, is_peft_model
+from datasets import IterableDataset
+from torch import Tensor, nn
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput
+from trl import RewardTrainer
+from trl.data_utils import get_dataset_column_names
+from trl.trainer.utils import get_config_model_id
+
+from normbt.batches import MicroBatch, PairExamples, StepBatches, from_collator, lay_out, pair_count
+from normbt.checkpoint import TrainingState, load_state, save_state
+from normbt.config import NormBTConfig
+from normbt.encoding import encode_pairs, prepare_tokenizer
+from normbt.errors import ConfigError, DataError, ModelError
+from normbt.head import HeadCapture, unwrap
+from normbt.losses import bt_loss, centering_term, scaled_bt_loss, sum_to_zero_term
+from normbt.metrics import pair_metrics, stack_records
+from normbt.packing import build_padded
+from normbt.pairs import DataReport, LiveReport, read_pairs
+from normbt.reload import check_reload
+from normbt.weights import EmaState, all_reduce_sum, pair_distance, pair_weights, update_ema
+
+logger = logging.getLogger(__name__)
+
+
+class NormBTTrainer(RewardTrainer):
+    """Train a reward model with a weighted pair loss; a ``trl.RewardTrainer`` with the same arguments.
+
+    All pairs of an optimizer step, over every micro-batch and process, are weighted with the same mu; then mu moves
+    with the mean distance over all those pairs. The loss is divided by the number of all those pairs. The same pairs
+    per step therefore give the same training, however they are split. mu is saved with every checkpoint and restored on
+    resume.
+
+    Args:
+        model: model id, local folder, or a sequence-classification model with one label; PEFT-wrapped too.
+        args: the settings; None takes the defaults.
+        kwargs: everything ``trl.RewardTrainer`` takes: ``train_dataset``, ``eval_dataset``, ``processing_class``,
+            ``peft_config``, ``callbacks``, ...
+
+    Raises:
+        ConfigError: ``args`` are not a :class:`~normbt.config.NormBTConfig`.
+        DataError: a data set has no usable pair, or lacks the ``margin`` that the loss needs.
+        ModelError: the model has no usable scoring head, or PEFT would not train it.
+        StateError: a checkpoint to resume was made with other settings.
+
+    References:
+        arXiv 2512.06343; the host trainer: TRL's ``RewardTrainer``.
+    """
+
+    loss_is_scaled_for_ga = True
+    _tag_names: ClassVar[list[str]] = ["normbt", "trl", "reward-trainer"]
+
+    args: NormBTConfig
+    # Transformers declares these optional or as unions; after __init__ they are set.
+    model: Any
+    model_wrapped: Any
+    processing_class: Any
+    accelerator: Any
+
+    def __init__(self, model: Any, args: NormBTConfig | None = None, **kwargs: Any) -> None:
+        if args is None:
+            name = model if isinstance(model, str) else get_config_model_id(model.config)
+            args = NormBTConfig(f"{name.split('/')[-1]}-NormBT")
+        if not isinstance(args, NormBTConfig):
+            raise ConfigError(f"args must be a NormBTConfig, got {type(args).__name__}; it takes the same settings.")
+        custom_collator = kwargs.pop("data_collator", None)
+        kwargs["peft_config"] = _reward_peft_config(kwargs.get("peft_config"))
+        tokenizer = kwargs.get("processing_class") or _load_tokenizer(model, args)
+        kwargs["processing_class"] = tokenizer
+        for message in prepare_tokenizer(tokenizer):
+            logger.warning(message)
+        self._reports: dict[str, list[DataReport | LiveReport]] = {}
+        collator: Any = custom_collator or PairExamples
+        super().__init__(model, args, data_collator=collator, **kwargs)
+
+        if len(tokenizer) > self.model.get_input_embeddings().num_embeddings:
+            logger.warning("The embedding was resized to the tokenizer's %d tokens.", len(tokenizer))
+            self.model.resize_token_embeddings(len(tokenizer))
+        self._capture = HeadCapture(self.model)
+        self._check_head_is_trained()
+        self._forward_options = _forward_options(self.model)
+        self._ema = EmaState() if args.mu_init is None else EmaState(args.mu_init, 1)
+        self._mu_is_set = args.mu_init is not None
+        self._step_distances = torch.zeros(2, device=self.args.device)  # sum and count over this optimizer step
+        self._records: dict[str, list[Tensor]] = {"train": [], "eval": []}
+        self._steps_recorded = 0
+        self._tokens = 0  # of this process; after a resume, the main process has those before
+        self._probe: MicroBatch | None = None
+        self._reload_is_checked = False
+        inner: Any = unwrap(self.model)
+        self._counted_parameters = inner.num_parameters(exclude_embeddings=True)
+        self.add_callback(_StepEnd(self._end_step))
+
+    # --- data -----------------------------------------------------------------------------------------------------
+
+    def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, dataset_name: str) -> Any:
+        """Check the rows, encode them, and keep the reports of both."""
+        reports = self._reports[dataset_name] = []
+        if "chosen_ids" not in get_dataset_column_names(dataset):
+            dataset, report = read_pairs(dataset, streaming=isinstance(dataset, IterableDataset))
+            reports.append(report)
+            conversational = isinstance(next(iter(dataset))["chosen"], list)
+            for message in prepare_tokenizer(processing_class, conversational=conversational):
+                logger.warning(message)
+        lengths = {"max_length": args.max_length, "overlong": args.overlong}
+        encoded, report = encode_pairs(dataset, processing_class, num_proc=args.dataset_num_proc, **lengths)
+        reports.append(report)
+        return encoded
+
+    @property
+    def data_reports(self) -> dict[str, DataReport]:
+        """What became of the rows of each data set, so far: ``train``, and ``eval`` or the evaluation sets' names."""
+        frozen = {name: [_frozen(report) for report in reports] for name, reports in self._reports.items()}
+        return {name: reduce(DataReport.then, reports) for name, reports in frozen.items()}
+
+    def _set_signature_columns_if_needed(self) -> None:
+        self._signature_columns = ["chosen_ids", "rejected_ids", "prefix_length", "margin"]
+
+    # --- one optimizer step ---------------------------------------------------------------------------------------
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
+    ) -> tuple[list[Any], Tensor | int | None]:
+        """Draw the pairs of one optimizer step, count them over all processes, and build the micro-batches."""
+        drawn, total_pairs = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if not drawn:
+            return drawn, None
+        micro_batches = [self._micro_batch(batch) for batch in drawn]
+        if self.args.weighting == "normbt" and not self._mu_is_set:
+            self._ema = EmaState(self._mean_distance(micro_batches), 0)
+            self._mu_is_set = True
+        if self._probe is None:
+            self._probe = micro_batches[0]
+        # The loop counts one micro-batch per draw and synchronises gradients at the last: that one carries the step.
+        return [*(StepBatches() for _ in drawn[1:]), StepBatches(micro_batches)], total_pairs
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Tensor:
+        pairs = sum(pair_count(drawn) for drawn in batch_samples)
+        return all_reduce_sum(torch.tensor(float(pairs), device=device))
+
+    def _micro_batch(self, drawn: Any) -> MicroBatch:
+        if not isinstance(drawn, PairExamples):
+            return from_collator(drawn)
+        multiple: Any = self.args.pad_to_multiple_of  # a number or None by now; TRL's type also covers "auto"
+        pad_token_id = self.processing_class.pad_token_id
+        return lay_out(drawn.examples, partial(build_padded, pad_token_id=pad_token_id, pad_to_multiple_of=multiple))
+
+    @torch.no_grad()
+    def _mean_distance(self, micro_batches: Sequence[MicroBatch]) -> Tensor:
+        """Mean distance of the first step's pairs, so that its weights don't depend on how the step is split."""
+        totals = torch.zeros(2, device=self.args.device)
+        for batch in micro_batches:
+            with self.compute_loss_context_manager():
+                _, hidden, _ = self._forward(self.model_wrapped, batch.to(self.args.device))
+            distance = pair_distance(*hidden.chunk(2), kind=self.args.distance)
+            totals += torch.stack([distance.sum(), distance.new_tensor(float(batch.pairs))])
+        total, count = all_reduce_sum(totals)
+        return total / count
+
+    def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Tensor | int | None = None) -> Tensor:
+        """Forward and backward of every micro-batch of the step; gradients are synchronised in the last."""
+        loss = torch.zeros((), device=self.args.device)
+        for index, batch in enumerate(inputs.micro_batches):
+            last = index == len(inputs.micro_batches) - 1
+            if last or self.accelerator.distributed_type == DistributedType.DEEPSPEED:
+                synchronised = contextlib.nullcontext()
+            else:
+                synchronised = self.accelerator.no_sync(model)
+            with synchronised:
+                loss += super().training_step(model, batch, num_items_in_batch)
+        return loss
+
+    def _prepare_inputs(self, inputs: Any) -> Any:
+        return inputs.to(self.args.device) if isinstance(inputs, MicroBatch) else super()._prepare_inputs(inputs)
+
+    def _end_step(self) -> None:
+        """Move mu, once per optimizer step, with the distances of all its pairs."""
+        if self.args.weighting == "normbt":
+            total, count = all_reduce_sum(self._step_distances)
+            self._ema = update_ema(self._ema, total, count, self.args.beta)
+            self._step_distances = torch.zeros_like(self._step_distances)
+        self._steps_recorded += 1
+
+    # --- the loss -------------------------------------------------------------------------------------------------
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: Any,
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """Weighted pair loss of one micro-batch: its share of the step's mean over pairs, or its own mean."""
+        batch = inputs if isinstance(inputs, MicroBatch) else from_collator(inputs)
+        mode = "train" if self.model.training else "eval"
+        rewards, hidden, outputs = self._forward(model, batch)
+        chosen, rejected = rewards.chunk(2)
+        distance = pair_distance(*hidden.chunk(2), kind=self.args.distance)
+        with torch.autocast(rewards.device.type, enabled=False):
+            losses = self._pair_loss(chosen, rejected, batch.margin)
+            weights = self._pair_weights(distance)
+            objective = weights * losses
+            if self.args.center_rewards_coefficient is not None:
+                objective = objective + self.args.center_rewards_coefficient * centering_term(chosen, rejected)
+            if self.args.bsr_coefficient is not None:
+                objective = objective + self.args.bsr_coefficient * sum_to_zero_term(chosen, rejected)
+            if num_items_in_batch is None:
+                loss = objective.mean()
+            else:
+                # Gradients are averaged over the processes afterwards, hence their number as a factor.
+                loss = objective.sum() * self.accelerator.num_processes / num_items_in_batch
+
+        if mode == "train":
+            self._tokens += batch.tokens
+            self._step_distances += torch.stack([distance.sum(), distance.new_tensor(float(batch.pairs))])
+        self._records[mode].append(stack_records(chosen, rejected, distance, weights, losses, objective))
+        return (loss, outputs) if return_outputs else loss
+
+    def _forward(self, model: nn.Module, batch: MicroBatch) -> tuple[Tensor, Tensor, Any]:
+        """Rewards and hidden states of one micro-batch, chosen rows first, from the model's own forward."""
+        with self._capture.installed() as captured:
+            outputs = model(**{**batch.inputs, **self._forward_options})
+        # The rewards are taken from the outputs: that is where FSDP and DeepSpeed hook the backward pass.
+        return outputs["logits"].squeeze(-1), captured.hidden, outputs
+
+    def _pair_loss(self, chosen: Tensor, rejected: Tensor, margin: Tensor | None) -> Tensor:
+        if self.args.loss == "scaled_bt":
+            if margin is None:
+                raise DataError("loss 'scaled_bt' multiplies by the margin, and the data have no column `margin`.")
+            return scaled_bt_loss(chosen, rejected, margin)
+        return bt_loss(chosen, rejected, margin, smoothing=self.args.smoothing)
+
+    def _pair_weights(self, distance: Tensor) -> Tensor:
+        if self.args.weighting == "none" or (self.args.weighting == "normbt" and not self._mu_is_set):
+            return torch.ones_like(distance)  # an evaluation before any training has no mu yet
+        if self.args.weighting == "batch":
+            total, count = all_reduce_sum(torch.stack([distance.sum(), distance.new_tensor(float(len(distance)))]))
+            reference = total / count
+        else:
+            reference = self._ema.mean if self.args.weighting == "normbt" else 1.0
+        return pair_weights(distance, reference, eps=self.args.eps, max_weight=self.args.max_weight)
+
+    # --- metrics --------------------------------------------------------------------------------------------------
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log what Transformers hands over and, in training, the metrics of all pairs since the last time."""
+        if self.model.training and self._records["train"]:
+            records = self._take_records("train")
+            metrics = pair_metrics(records, max_weight=self._max_weight)
+            metrics["effective_batch_size"] = metrics.pop("effective_pairs") / max(self._steps_recorded, 1)
+            self._steps_recorded = 0
+            if self.args.weighting == "normbt":
+                metrics["mu"] = float(self._ema.mean)
+            metrics["num_tokens"] = self._total_tokens()
+            metrics.pop("objective")  # Transformers logs it as `loss`
+            logs.update(metrics)
+        super().log(logs, start_time)
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
+        """Transformers' loop; loss and metrics are then replaced by those over all pairs of this evaluation set."""
+        prefix = kwargs.get("metric_key_prefix", args[4] if len(args) > 4 else "eval")
+        self._records["eval"].clear()
+        output = super().evaluation_loop(*args, **kwargs)
+        metrics = pair_metrics(self._take_records("eval", gathered=True), max_weight=self._max_weight)
+        metrics["loss"] = metrics.pop("objective")
+        named = {f"{prefix}_{name}": value for name, value in metrics.items()}
+        return output._replace(metrics={**(output.metrics or {}), **named})
+
+    def prediction_step(
+        self, model: nn.Module, inputs: Any, prediction_loss_only: bool, ignore_keys: list[str] | None = None
+    ) -> tuple[Tensor | None, Any, Any]:
+        """Loss and rewards of one evaluation batch; predictions have shape ``(pairs, 2)``, chosen first."""
+        batch = self._prepare_inputs(self._micro_batch(inputs))
+        with torch.no_grad(), self.compute_loss_context_manager():
+            loss = self.compute_loss(model, batch)
+        # The last batch of several processes repeats pairs to fill it up; they are counted once.
+        records = self.accelerator.gather_for_metrics(self._records["eval"].pop())
+        self._records["eval"].append(records)
+        if prediction_loss_only:
+            return loss.detach(), None, None
+        return loss.detach(), self._own_predictions(records, batch.pairs), ()
+
+    def _own_predictions(self, gathered: Tensor, pairs: int) -> Tensor:
+        start = self.accelerator.process_index * pairs
+        return gathered[start : start + pairs, :2].contiguous()
+
+    def _take_records(self, mode: str, *, gathered: bool = False) -> Tensor:
+        records = torch.cat(self._records[mode])
+        self._records[mode].clear()
+        if gathered or self.accelerator.num_processes == 1:
+            return records
+        return torch.cat(gather_object([records.cpu()]))
+
+    @property
+    def _max_weight(self) -> float | None:
+        return None if self.args.weighting == "none" else self.args.max_weight
+
+    def _total_tokens(self) -> int:
+        return int(all_reduce_sum(torch.tensor(self._tokens, device=self.args.device)))
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        """Multiply-adds of forward and backward, by Transformers' estimate of 6 per parameter and token."""
+        tokens = sum(batch.tokens for batch in inputs.micro_batches) if isinstance(inputs, StepBatches) else 0
+        return 6 * tokens * self._counted_parameters
+
+    # --- checkpoints ----------------------------------------------------------------------------------------------
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)
+        tokens = self._total_tokens()
+        if self.args.should_save:
+            state = TrainingState(self._loss_settings(), float(self._ema.mean), int(self._ema.count), tokens)
+            save_state(output_dir, state)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is None:
+            return
+        state = load_state(checkpoint, self._loss_settings())
+        device = self.args.device
+        self._ema = EmaState(torch.tensor(state.mu, device=device), torch.tensor(state.updates, device=device))
+        self._mu_is_set = state.updates > 0
+        self._tokens = state.tokens if self.accelerator.is_main_process else 0
+
+    def _loss_settings(self) -> dict[str, Any]:
+        names = ("loss", "smoothing", "weighting", "distance", "beta", "eps", "max_weight")
+        return {name: getattr(self.args, name) for name in names}
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)
+        if not self._reload_is_checked:
+            self._reload_is_checked = True
+            folder = Path(self._get_output_dir(trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+            self._check_reload(folder)
+
+    def _check_reload(self, folder: Path) -> None:
+        """Prove once that the saved checkpoint scores like the model in memory (see :mod:`normbt.reload`)."""
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            logger.warning("The first checkpoint is sharded; that it reloads with the same scores was not checked.")
+            return
+        if not self.args.should_save or self._probe is None:
+            return
+        was_training = self.model.training
+        self.model.eval()
+        with torch.no_grad(), self.accelerator.autocast():
+            rewards, _, _ = self._forward(self.model, self._probe.to(self.args.device))
+        self.model.train(was_training)
+        check_reload(folder, self.model, self._probe.inputs, rewards, autocast=self.accelerator.autocast)
+
+    # --- the model ------------------------------------------------------------------------------------------------
+
+    def _check_head_is_trained(self) -> None:
+        frozen = [name for name, parameter in self._capture.head.named_parameters() if not parameter.requires_grad]
+        if not frozen:
+            return
+        found = f"the scoring head {self._capture.name} is not trained: {', '.join(frozen)} need no gradient"
+        if is_peft_model(self.model):
+            head = self._capture.name.split(".")[0]
+            raise ModelError(
+                f"{found}, so a head that was drawn at random would stay so and would not be saved. "
+                f"Use task_type='SEQ_CLS', or modules_to_save=['{head}'], in the PEFT configuration, and leave the "
+                "head out of target_modules."
+            )
+        logger.warning("%s.", found)
+
+
+class _StepEnd(TrainerCallback):
+    """Calls back once the optimizer has stepped, before anything is logged or saved."""
+
+    def __init__(self, end_step: Callable[[], None]) -> None:
+        self._end_step = end_step
+
+    def on_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        self._end_step()
+
+
+def _frozen(report: DataReport | LiveReport) -> DataReport:
+    return report.now if isinstance(report, LiveReport) else report
+
+
+def _load_tokenizer(model: str | PreTrainedModel, args: NormBTConfig) -> PreTrainedTokenizerBase:
+    name = model if isinstance(model, str) else get_config_model_id(model.config)
+    model_options: Any = args.model_init_kwargs or {}  # a dict by now; TRL's type also covers its text form
+    revision = model_options.get("revision") if isinstance(model, str) else None
+    return AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=args.trust_remote_code)
+
+
+def _reward_peft_config(peft_config: Any) -> Any:
+    """The same configuration for a sequence-classification model, so that PEFT trains and saves the head."""
+    if peft_config is None:
+        return None
+    peft_config = copy.deepcopy(peft_config)
+    if peft_config.task_type != "SEQ_CLS":
+        logger.warning(
+            "task_type %s of the PEFT configuration was replaced by SEQ_CLS, which trains and saves the scoring head.",
+            peft_config.task_type,
+        )
+        peft_config.task_type = "SEQ_CLS"
+    return peft_config
+
+
+def _forward_options(model: nn.Module) -> dict[str, Any]:
+    # A cache is of no use in one forward, and Transformers warns about it under gradient checkpointing.
+    return {"use_cache": False} if "use_cache" in inspect.signature(unwrap(model).forward).parameters else {}
