@@ -3,8 +3,8 @@
 import logging
 import os
 import sys
-import warnings
 from collections.abc import Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.panel import Panel
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -33,9 +34,11 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-# Width and colour follow the terminal; soft wrapping leaves the lines of a file or a pipe whole.
+# Soft wrapping leaves whole what is one line, so that it can be searched and piped.
 output = Console(soft_wrap=True, highlight=False)
 messages = Console(soft_wrap=True, highlight=False, stderr=True)
+# Tables and panels are as wide as the terminal: wrapping them softly would tear their borders.
+page = Console(highlight=False)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -49,6 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         wrong is a bug and raises.
     """
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    if _is_main_process():
+        logging.getLogger("normbt").setLevel(logging.INFO)
     try:
         result = app(args=with_underscores(sys.argv[1:] if argv is None else argv), standalone_mode=False)
     except NormbtError as error:
@@ -87,6 +92,11 @@ def _refuse(message: str) -> int:
 
 def _is_main_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
+
+
+def _progress() -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=messages)
 
 
 def _print_version(wanted: bool) -> None:
@@ -164,8 +174,6 @@ def _print_train_help() -> None:
     output.print("[bold]Examples:[/]")
     for example in _TRAIN_EXAMPLES.splitlines():
         output.print(Text(f"  {example}"))
-    # Panels are as wide as the terminal: wrapping them softly would tear their borders.
-    page = Console(highlight=False)
     for title, settings in groups.items():
         table = Table.grid(padding=(0, 2))
         table.add_column(style="bold cyan", no_wrap=True)
@@ -175,6 +183,160 @@ def _print_train_help() -> None:
             default = "" if setting.default in (None, [], "") else f" [default: {setting.default}]"
             table.add_row(setting.flag, Text.assemble(setting.help + known, (default, "dim")))
         page.print(Panel(table, title=title, title_align="left", border_style="dim"))
+
+
+# --- evaluate ---------------------------------------------------------------------------------------------------------
+
+
+class Suite(StrEnum):
+    """Benchmarks that `normbt evaluate` knows."""
+
+    REWARDBENCH = "rewardbench"
+    PAIRS = "pairs"
+
+
+class Template(StrEnum):
+    """How plain text becomes what the model reads."""
+
+    AUTO = "auto"
+    CHAT = "chat"
+    PLAIN = "plain"
+
+
+class Precision(StrEnum):
+    """Number formats of the weights."""
+
+    AUTO = "auto"
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
+
+
+@app.command()
+def evaluate(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Reward model: a folder, an adapter's, or a Hub name.")],
+    suite: Annotated[
+        Suite, typer.Option("--suite", help="RewardBench v1 by its own rules, or any preference pairs.")
+    ] = Suite.REWARDBENCH,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            "--data",
+            metavar="FILE",
+            help="The pairs: a file, a folder or a Hub name. Default for rewardbench: allenai/reward-bench.",
+        ),
+    ] = None,
+    split: Annotated[str | None, typer.Option("--split", help="Split of the data to read.")] = None,
+    output_dir: Annotated[
+        Path | None,
+        typer.Option("--output_dir", help="Folder of the result files. Default: evaluations/MODEL/SUITE."),
+    ] = None,
+    template: Annotated[
+        Template,
+        typer.Option(
+            "--template",
+            help="Plain text through the chat template always (chat), never (plain), or for RewardBench (auto).",
+        ),
+    ] = Template.AUTO,
+    max_length: Annotated[
+        int | None,
+        typer.Option("--max_length", help="Most tokens; longer prompts are cut and counted. Default: 2048 or less."),
+    ] = None,
+    batch_tokens: Annotated[int, typer.Option("--batch_tokens", help="Most tokens in a batch.")] = 16_384,
+    limit: Annotated[int | None, typer.Option("--limit", help="Evaluate a random sample of so many pairs.")] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the sample and of the resampling.")] = 0,
+    resamples: Annotated[int, typer.Option("--resamples", help="Bootstrap resamples behind the intervals.")] = 10_000,
+    confidence: Annotated[float, typer.Option("--confidence", help="Coverage of the intervals.")] = 0.95,
+    dtype: Annotated[Precision, typer.Option("--dtype", help="Number format of the weights.")] = Precision.AUTO,
+    device: Annotated[
+        str | None, typer.Option("--device", help="Such as cpu or cuda:1. Default: the first GPU.")
+    ] = None,
+    attention: Annotated[str | None, typer.Option("--attention", help="Attention, such as sdpa or eager.")] = None,
+    allow_untrained_head: Annotated[
+        bool, typer.Option("--allow_untrained_head", help="Put a random head on a base model, as a baseline.")
+    ] = False,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust_remote_code", help="Run Python code that the model brings along.")
+    ] = False,
+) -> None:
+    """Score a benchmark: a table with intervals, and one line of JSON for every pair.
+
+    Example: normbt evaluate ./rm --suite rewardbench --data rewardbench.jsonl.gz
+    """
+    with messages.status("loading"):
+        from normbt.evaluate import evaluate as run_evaluation
+        from normbt.evaluate import render_summary
+
+    folder = output_dir or Path("evaluations", Path(model).name, suite.value)
+    with _progress() as bar:
+        scored = bar.add_task("scoring", total=None)
+        summary = run_evaluation(
+            model,
+            output_dir=folder,
+            suite=suite.value,
+            data=data,
+            split=split,
+            template=template.value,
+            max_length=max_length,
+            batch_tokens=batch_tokens,
+            limit=limit,
+            seed=seed,
+            resamples=resamples,
+            confidence=confidence,
+            dtype=dtype.value,
+            device=device,
+            attention=attention,
+            allow_untrained_head=allow_untrained_head,
+            trust_remote_code=trust_remote_code,
+            progress=lambda done, total: bar.update(scored, completed=done, total=total),
+        )
+    page.print(render_summary(summary))
+    output.print(f"Result files in {escape(str(folder))}")
+
+
+# --- demo -------------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def demo(
+    output_dir: Annotated[Path, typer.Option("--output_dir", help="Folder of the result files.")] = Path("demo"),
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the pairs, the head and the order of training.")] = 0,
+    train_pairs: Annotated[int, typer.Option("--train_pairs", help="Pairs to train on, once each.")] = 1_000,
+    test_pairs: Annotated[int, typer.Option("--test_pairs", help="Pairs to evaluate on.")] = 800,
+    learning_rate: Annotated[float, typer.Option("--learning_rate", help="Step size, for both methods.")] = 1e-4,
+    encoder: Annotated[
+        str | None,
+        typer.Option("--encoder", metavar="MODEL", help="Pretrained model. Default: MiniLM, from the extra `demo`."),
+    ] = None,
+) -> None:
+    """Train BT and NormBT from the same start on built-in pairs, and compare them by category.
+
+    Example: normbt demo --seed 1 --output_dir demo-1
+    """
+    with messages.status("loading"):
+        from normbt.demo import render_demo, run_demo
+    from normbt.report import plot_demo
+
+    with _progress() as bar:
+        stages: dict[str, TaskID] = {}
+
+        def advance(stage: str, done: int, total: int) -> None:
+            if stage not in stages:
+                stages[stage] = bar.add_task(stage)
+            bar.update(stages[stage], completed=done, total=total)
+
+        summary = run_demo(
+            output_dir,
+            seed=seed,
+            train_pairs=train_pairs,
+            test_pairs=test_pairs,
+            learning_rate=learning_rate,
+            encoder=encoder,
+            progress=advance,
+        )
+    picture = plot_demo(output_dir)
+    page.print(render_demo(summary))
+    output.print(f"Result files in {escape(str(output_dir))}, picture: {escape(str(picture))}")
 
 
 # --- doctor -----------------------------------------------------------------------------------------------------------
@@ -197,7 +359,7 @@ def doctor(
 
     Example: normbt doctor Qwen/Qwen3-0.6B --data pairs.jsonl
     """
-    with messages.status("looking around"), warnings.catch_warnings():
+    with messages.status("looking around"):
         from normbt.doctor import examine
 
         report = examine(model, data)
@@ -249,7 +411,3 @@ def _marked(answer: "RenderedAnswer") -> Text:
             text.append(shown)
         text.append("|", style="dim")
     return text
-
-
-def _results_folder(wanted: Path | None, default: str) -> Path:
-    return Path(default) if wanted is None else wanted

@@ -134,10 +134,10 @@ def missing_extras() -> Iterator[MissingExtra]:
         found = re.match(r"([\w.-]+).*;.*extra == ['\"](\w+)['\"]", requirement)
         if found and found[1] != "normbt":
             wanted.setdefault(found[2], []).append(found[1])
-    for extra, packages in wanted.items():
-        missing = tuple(package for package in packages if _version(package) is None)
+    for extra, purpose in EXTRAS.items():
+        missing = tuple(package for package in wanted[extra] if _version(package) is None)
         if missing:
-            yield MissingExtra(extra, EXTRAS[extra], missing)
+            yield MissingExtra(extra, purpose, missing)
 
 
 def _version(package: str) -> str | None:
@@ -238,7 +238,9 @@ def pooled_positions(model: nn.Module, ids: Sequence[int]) -> tuple[tuple[int, .
     try:
         with capture_hidden(model) as captured:
             model(input_ids=row, attention_mask=torch.ones_like(row))
-        (gradient,) = torch.autograd.grad(captured.hidden.sum(), last_hidden[0])
+        # Weights that differ: a plain sum does not change with what goes into a LayerNorm, so its gradient is zero.
+        uneven = torch.linspace(1, 2, captured.hidden.shape[-1], device=device)
+        (gradient,) = torch.autograd.grad((captured.hidden.float() * uneven).sum(), last_hidden[0])
     finally:
         hook.remove()
     positions = gradient[0].ne(0).any(dim=-1).nonzero().flatten()
