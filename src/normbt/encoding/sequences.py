@@ -125,7 +125,13 @@ class Encoder:
         if not texts:
             return []
         # verbose=False: that a text is longer than the model takes is our report's to say, once and with a count.
-        return self.tokenizer(texts, add_special_tokens=special, verbose=False)["input_ids"]  # type: ignore[return-value] - lists without return_tensors
+        return self.tokenizer(  # type: ignore[return-value] - lists, as no tensors are asked for
+            texts,
+            add_special_tokens=special,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            verbose=False,
+        )["input_ids"]
 
     def _without_second_bos(self, ids: list[int]) -> list[int]:
         bos = self.tokenizer.bos_token_id

@@ -33,8 +33,8 @@ def prepare_tokenizer(tokenizer: "PreTrainedTokenizerBase", *, conversational: b
 
     A pad token that equals EOS makes Transformers pool the token *before* EOS, so that the exported model would score
     differently from the one that was trained. The pad token is, in this order: the tokenizer's own if it differs from
-    EOS; a token its vocabulary sets aside; ``<unk>`` where text can never produce it (byte fallback); a new ``<|pad|>``.
-    After a new one ``len(tokenizer)`` may exceed the rows of the embedding, which must then be resized.
+    EOS; a token its vocabulary sets aside; ``<unk>`` where text can never produce it (byte fallback); a new
+    ``<|pad|>``. After a new one ``len(tokenizer)`` may exceed the rows of the embedding, which must then be resized.
 
     The built-in chat template writes ``Role: content`` paragraphs between the tokenizer's own special tokens.
 

@@ -153,8 +153,11 @@ def _json_rows(stream: BinaryIO, path: Path) -> Iterator[Row]:
     while first_line and not first_line.strip():
         first_line = text.readline()
     if first_line.lstrip().startswith("["):
-        for number, value in enumerate(_array_items(first_line.lstrip()[1:], text, path), start=1):
-            yield Row(number, _as_row(value))
+        try:
+            for number, value in enumerate(_array_items(first_line.lstrip()[1:], text, path), start=1):
+                yield Row(number, _as_row(value))
+        finally:
+            text.detach()  # the caller closes the stream
         return
     try:
         value = json.loads(first_line)
