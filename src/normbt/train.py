@@ -85,7 +85,7 @@ def run_training(arguments: TrainArguments, *, tell: Callable[[str], None] = log
     if data.evaluation is not None and arguments.training.eval_strategy == "no":
         metrics = trainer.evaluate()
         trainer.save_metrics("eval", metrics)
-    output_dir = Path(arguments.training.output_dir)
+    output_dir = Path(trainer.args.output_dir or ".")
     trainer.save_model(str(output_dir))
     if trainer.is_world_process_zero():
         # Written last: the counts of a stream are complete only now.
@@ -169,12 +169,15 @@ def _named(sources: list[str]) -> dict[str, str]:
 
 def _build_trainer(arguments: TrainArguments, data: TrainingData) -> NormBTTrainer:
     model, training = arguments.model, arguments.training
+    given = training.model_init_kwargs
+    if isinstance(given, str):  # Transformers has read JSON text by now; anything else is no mapping
+        raise ConfigError(f"model_init_kwargs must be a JSON object, got {given!r}.")
     training.model_init_kwargs = {
         "revision": model.model_revision,
         "trust_remote_code": training.trust_remote_code,
         "attn_implementation": model.attn_implementation,
         "dtype": model.dtype,
-        **(training.model_init_kwargs or {}),
+        **(given or {}),
     }
     return NormBTTrainer(
         model=model.model_name_or_path,
