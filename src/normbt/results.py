@@ -19,7 +19,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple, NotRequired, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 
@@ -104,6 +104,7 @@ class InferenceSettings(TypedDict):
     attention: str | None
     max_length: int
     batch_tokens: int
+    template: str
     untrained_head: bool
 
 
@@ -135,7 +136,6 @@ class LeaderboardMetadata(TypedDict):
 
     model: str
     model_type: str
-    chat_template: NotRequired[str]
 
 
 class Written(NamedTuple):

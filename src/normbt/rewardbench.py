@@ -88,6 +88,20 @@ def check_subsets(subsets: Iterable[str | None]) -> None:
     )
 
 
+def section_of(subset: str) -> str:
+    """The section a subset belongs to.
+
+    Raises:
+        DataError: there is no such subset.
+
+    Example:
+        >>> section_of("mt-bench-hard")
+        'Chat Hard'
+    """
+    check_subsets([subset])
+    return next(section for section, subsets in SECTIONS.items() if subset in subsets)
+
+
 def section_scores(accuracies: Mapping[str, ArrayLike]) -> dict[str, NDArray[np.float64]]:
     r"""Score of each section: the weighted mean of the accuracies of its subsets.
 

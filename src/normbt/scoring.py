@@ -36,6 +36,8 @@ PAIRS_IN_MEMORY = 4_096
 
 ADAPTER_CONFIG = "adapter_config.json"
 
+_RANDOM_HEAD_MARK = "_normbt_random_head"
+
 Progress = Callable[[int], None]
 """Called with the number of sequences done so far."""
 
@@ -207,6 +209,11 @@ def max_positions(model: nn.Module) -> int | None:
         if isinstance(table, nn.Embedding):
             return table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1)
     return getattr(_text_config(inner), "max_position_embeddings", None)
+
+
+def has_random_head(model: nn.Module) -> bool:
+    """Whether :func:`load_reward_model` had to make up the model's head."""
+    return getattr(unwrap(model), _RANDOM_HEAD_MARK, False)
 
 
 def load_reward_model(
@@ -399,6 +406,7 @@ def _check_missing(name: str, model: PreTrainedModel, missing: set[str], allow_u
             "or pass --allow_untrained_head to use it as a baseline."
         )
     logger.warning("%s has no trained scoring head: %s is RANDOM, and so are the rewards.", name, head)
+    setattr(model, _RANDOM_HEAD_MARK, True)
 
 
 def _first_line(error: Exception) -> str:
