@@ -40,8 +40,10 @@ FAMILIES: dict[str, Callable[[], Any]] = {
     "qwen2-sliding": lambda: tiny_model("qwen2", use_sliding_window=True, max_window_layers=1, **SLIDING),
     "qwen3": lambda: tiny_model("qwen3"),
     "mistral-sliding": lambda: tiny_model("mistral", **SLIDING),
-    "gemma2": lambda: tiny_model("gemma2", attn_logit_softcapping=2.0, **SLIDING),
-    "gemma3-text": lambda: tiny_model("gemma3-text", layer_types=["sliding_attention", "full_attention"], **SLIDING),
+    "gemma2": lambda: tiny_model("gemma2", attn_logit_softcapping=2.0, query_pre_attn_scalar=3, **SLIDING),
+    "gemma3-text": lambda: tiny_model(
+        "gemma3-text", layer_types=["sliding_attention", "full_attention"], query_pre_attn_scalar=3, **SLIDING
+    ),
     "gpt-neox": lambda: tiny_model("gpt-neox"),
     "gpt2": lambda: tiny_model("gpt2"),
     "phi3": lambda: phi3(),
