@@ -59,4 +59,4 @@ def test_the_command_line_says_what_to_install_without_typer() -> None:
     code = "import sys; sys.modules['typer'] = None\nfrom normbt.__main__ import main; main()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2
-    assert done.stderr.strip() == "normbt: the command line needs typer. Install it: pip install 'normbt[train]'"
+    assert done.stderr.strip() == "normbt: this needs the package typer. Install it: pip install 'normbt[train]'"

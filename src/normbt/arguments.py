@@ -6,7 +6,6 @@ an unknown name is refused with the nearest one offered, and a flag is never tak
 
 import dataclasses
 import difflib
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -121,12 +120,9 @@ def parse_train_arguments(argv: Sequence[str]) -> TrainArguments:
     _refuse_unknown(parser, for_launcher, _read_settings(config_file) if config_file else {}, config_file)
     with_config = ["--config", config_file, *argv] if config_file else argv
     try:
-        with warnings.catch_warnings():
-            # Transformers deprecates a setting that TRL 1.16 sets by default; a user can do nothing about it.
-            warnings.filterwarnings("ignore", message="`gradient_checkpointing` is deprecated", category=FutureWarning)
-            data, training, model, mixture, from_file, _ = parser.parse_args_and_config(
-                with_config, return_remaining_strings=True, separate_remaining_strings=True
-            )
+        data, training, model, mixture, from_file, _ = parser.parse_args_and_config(
+            with_config, return_remaining_strings=True, separate_remaining_strings=True
+        )
     except ValueError as error:  # what Transformers and TRL raise for settings that do not fit each other
         raise ConfigError(str(error)) from error
     except TypeError as error:  # an entry of `datasets` with an unknown key, or a YAML value of the wrong kind
