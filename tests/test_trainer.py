@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from normbt.errors import ConfigError, DataError, ModelError, StateError
-from tiny import EOS, PAD, VOCABULARY, last_linears, tiny_model
+from tiny import EOS, PAD, VOCABULARY, tiny_model
 
 pytest.importorskip("trl")
 
@@ -133,6 +133,45 @@ def test_the_split_over_micro_batches_changes_nothing(tmp_path, tokenizer, weigh
         assert_same_parameters(runs[0].model, other.model, 1e-5)
 
 
+@pytest.mark.parametrize("weighting", ["normbt", "none"])
+def test_the_layout_of_the_pairs_changes_nothing(tmp_path, tokenizer, weighting):
+    data = word_pairs(48)
+    changes = {"weighting": weighting, "gradient_accumulation_steps": 2}
+    padded = train(tmp_path / "padded", tokenizer, data, batching="padded", **changes)
+    assert padded.step_plan.batching == "padded"
+    for batching, budget in (("packed", None), ("packed", 40), ("packed-unshared", 60)):
+        name = f"{batching}-{budget}"
+        packed = train(tmp_path / name, tokenizer, data, batching=batching, token_budget=budget, **changes)
+        assert packed.step_plan.batching == batching
+        for metric in ("loss", "distance", "accuracy", "num_tokens", *(["mu"] if weighting == "normbt" else [])):
+            assert logged(packed, metric) == pytest.approx(logged(padded, metric), rel=1e-5, abs=1e-6), (name, metric)
+        assert_same_parameters(padded.model, packed.model, 1e-5)
+
+
+def test_a_model_that_cannot_pack_is_padded_and_says_so(tmp_path, tokenizer, caplog):
+    with caplog.at_level(logging.WARNING):
+        trainer = train(tmp_path, tokenizer, word_pairs(8), kind="bert", max_steps=1)
+    assert trainer.step_plan.batching == "padded"
+    assert "batching padded, because" in caplog.text
+
+
+def test_packing_that_is_not_exact_falls_back_to_padding(tmp_path, tokenizer, caplog, monkeypatch):
+    from normbt import attention
+
+    right = attention.attend
+
+    def leaking(module, query, key, value, attention_mask, pair_layout=None, **kwargs):
+        if pair_layout is not None:
+            value = value + 0.1 * value.mean(dim=2, keepdim=True)  # every token sees a little of all pairs
+        return right(module, query, key, value, attention_mask, pair_layout=pair_layout, **kwargs)
+
+    monkeypatch.setattr(attention, "attend", leaking)
+    with caplog.at_level(logging.WARNING):
+        trainer = train(tmp_path, tokenizer, word_pairs(8), max_steps=1)
+    assert trainer.step_plan.batching == "padded"
+    assert "DIFFER FROM" in caplog.text
+
+
 def test_an_uneven_last_step_is_divided_by_its_own_pairs(tmp_path, tokenizer):
     # 10 pairs: the second step of 8 holds 2, as one micro-batch of 2 or as two of 1.
     runs = [
@@ -163,7 +202,7 @@ def test_a_plain_loop_with_the_loss_module_trains_the_same(tmp_path, tokenizer):
         train_dataset=data,
         processing_class=tokenizer,
     )
-    batches = [drawn._micro_batch(examples) for examples in drawn.get_train_dataloader()][:5]
+    batches = [drawn.step_plan.padded(batch.examples) for batch in drawn.get_train_dataloader()][:5]
     for batch in batches:
         with capture_hidden(model) as captured:
             rewards = model(**batch.inputs).logits.squeeze(-1)
@@ -180,7 +219,7 @@ def test_weighting_changes_the_training(tmp_path, tokenizer):
     data = word_pairs(40)
     changes = {"optim": "sgd", "learning_rate": 0.05, "max_grad_norm": 0.0}  # clipping would hide a common factor
     heads = {
-        weighting: last_linears(train(tmp_path / weighting, tokenizer, data, weighting=weighting, **changes).model)[-1]
+        weighting: train(tmp_path / weighting, tokenizer, data, weighting=weighting, **changes).model.score
         for weighting in ("normbt", "none", "raw", "batch")
     }
     weights = [head.weight for head in heads.values()]
@@ -358,7 +397,7 @@ def test_all_wrong_settings_are_named_at_once(tmp_path):
 
 def test_bf16_autocast_keeps_rewards_and_loss_in_float32(tmp_path, tokenizer):
     trainer = train(tmp_path, tokenizer, word_pairs(16), bf16=True, max_steps=1)
-    batch = trainer._micro_batch(next(iter(trainer.get_train_dataloader())))
+    batch = trainer.step_plan.padded(next(iter(trainer.get_train_dataloader())).examples)
     with trainer.compute_loss_context_manager():
         loss, outputs = trainer.compute_loss(trainer.model_wrapped, batch, return_outputs=True)
     assert loss.dtype == outputs["logits"].dtype == torch.float32

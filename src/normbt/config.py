@@ -6,6 +6,7 @@ from typing import Literal, get_args
 from trl import RewardConfig
 
 from normbt.errors import ConfigError
+from normbt.packing import Batching
 from normbt.weights import Distance, Weighting
 
 Loss = Literal["bt", "scaled_bt"]
@@ -84,6 +85,21 @@ class NormBTConfig(RewardConfig):
             "the beginning of the prompt and keep both answers whole. Both are counted and reported."
         },
     )
+    batching: Batching = field(
+        default="packed",
+        metadata={
+            "help": "Layout of the pairs: 'packed' puts several in one row without padding and computes their common "
+            "prefix once; 'packed-unshared' computes both sequences whole; 'padded' gives each sequence a row. All "
+            "give the same rewards; a model for which packing is not exact is padded, with a message."
+        },
+    )
+    token_budget: int | None = field(
+        default=None,
+        metadata={
+            "help": "Most tokens of a packed micro-batch; a longer pair is alone. The pairs of an optimizer step are "
+            "still per_device_train_batch_size x gradient_accumulation_steps. Default: chosen from the free memory."
+        },
+    )
     gradient_checkpointing: bool | None = field(
         default=None,
         metadata={
@@ -112,9 +128,12 @@ class NormBTConfig(RewardConfig):
             problems.append(f"max_weight must be positive, or none for no bound; got {self.max_weight}.")
         if self.mu_init is not None and self.mu_init <= 0:
             problems.append(f"mu_init must be positive, got {self.mu_init}.")
+        if self.token_budget is not None and self.token_budget < 1:
+            problems.append(f"token_budget must be a positive number of tokens, got {self.token_budget}.")
         if self.mu_init is not None and self.weighting != "normbt":
             problems.append(f"mu_init belongs to weighting 'normbt', got weighting {self.weighting!r}.")
-        for name, choices in (("loss", Loss), ("weighting", Weighting), ("distance", Distance), ("overlong", Overlong)):
+        choices_of = {"loss": Loss, "weighting": Weighting, "distance": Distance, "overlong": Overlong}
+        for name, choices in (choices_of | {"batching": Batching}).items():
             value, known = getattr(self, name), get_args(choices)
             if value not in known:
                 problems.append(f"{name} must be one of {', '.join(known)}; got {value!r}.")

@@ -3,12 +3,15 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from normbt.errors import DataError
+
+Batching = Literal["packed", "packed-unshared", "padded"]
+"""Layouts of pairs: a common prefix stored once, both sequences whole, or a padded row for each sequence."""
 
 _KERNEL_LENGTH_STEP = 256
 """Longest lengths are rounded up to this, so that compiled code is not specialised on each batch."""

@@ -5,7 +5,8 @@ import copy
 import inspect
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial, reduce
+from functools import reduce
+from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,20 +20,26 @@ from trl import RewardTrainer
 from trl.data_utils import get_dataset_column_names
 from trl.trainer.utils import get_config_model_id
 
-from normbt.batches import MicroBatch, PairExamples, StepBatches, from_collator, lay_out, pair_count
+from normbt.attention import pair_attention
+from normbt.batches import MicroBatch, PairExamples, StepBatches, from_collator, pair_count
 from normbt.checkpoint import TrainingState, load_state, save_state
 from normbt.config import NormBTConfig
-from normbt.encoding import encode_pairs, prepare_tokenizer
+from normbt.encoding import encode_pairs, longest_sequence, prepare_tokenizer
 from normbt.errors import ConfigError, DataError, ModelError
 from normbt.head import HeadCapture, unwrap
 from normbt.losses import bt_loss, centering_term, scaled_bt_loss, sum_to_zero_term
 from normbt.metrics import pair_metrics, stack_records
-from normbt.packing import build_padded
+from normbt.packing import as_token_pair
+from normbt.packing_check import check_packing
 from normbt.pairs import DataReport, LiveReport, read_pairs
 from normbt.reload import check_reload
+from normbt.step_plan import StepPlan, make_step_plan
 from normbt.weights import EmaState, all_reduce_sum, pair_distance, pair_weights, update_ema
 
 logger = logging.getLogger(__name__)
+
+_CHECKED_PAIRS = 4
+"""Pairs of the packing self-check: each costs two forwards of one sequence."""
 
 
 class NormBTTrainer(RewardTrainer):
@@ -68,6 +75,8 @@ class NormBTTrainer(RewardTrainer):
     model_wrapped: Any
     processing_class: Any
     accelerator: Any
+    train_dataset: Any
+    data_collator: Any
 
     def __init__(self, model: Any, args: NormBTConfig | None = None, **kwargs: Any) -> None:
         if args is None:
@@ -90,6 +99,7 @@ class NormBTTrainer(RewardTrainer):
             self.model.resize_token_embeddings(len(tokenizer))
         self._capture = HeadCapture(self.model)
         self._check_head_is_trained()
+        self.step_plan = self._make_step_plan()
         self._forward_options = _forward_options(self.model)
         self._ema = EmaState() if args.mu_init is None else EmaState(args.mu_init, 1)
         self._mu_is_set = args.mu_init is not None
@@ -128,6 +138,59 @@ class NormBTTrainer(RewardTrainer):
     def _set_signature_columns_if_needed(self) -> None:
         self._signature_columns = ["chosen_ids", "rejected_ids", "prefix_length", "margin"]
 
+    # --- layout ---------------------------------------------------------------------------------------------------
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Train as Transformers does, with packed batches where they are exact for the model."""
+        with contextlib.ExitStack() as stack:
+            if self.step_plan.batching != "padded":
+                self._fall_back_unless_exact()
+            if self.step_plan.batching != "padded":
+                stack.enter_context(pair_attention(self.model))
+            return super().train(*args, **kwargs)
+
+    def _make_step_plan(self) -> StepPlan:
+        multiple: Any = self.args.pad_to_multiple_of  # a number or None by now; TRL's type also covers "auto"
+        automatic = self.args.checkpointing_is_automatic
+        plan = make_step_plan(
+            self.model,
+            batching=self.args.batching if self.data_collator is PairExamples else "padded",
+            token_budget=self.args.token_budget,
+            checkpointing=None if automatic else bool(self.args.gradient_checkpointing),
+            longest_sequence=longest_sequence(self.train_dataset) or self.args.max_length,
+            pairs_per_micro_batch=self.args.per_device_train_batch_size,
+            pad_token_id=self.processing_class.pad_token_id,
+            pad_to_multiple_of=multiple,
+            low_precision=bool(self.args.bf16 or self.args.fp16),
+        )
+        self.args.gradient_checkpointing = self.args.activation_checkpointing = plan.checkpointing
+        if plan.checkpointing and automatic and is_peft_model(self.model):
+            self.model.enable_input_require_grads()
+        (logger.info if plan.batching == self.args.batching else logger.warning)("%s.", plan.reason)
+        return plan
+
+    def _fall_back_unless_exact(self) -> None:
+        """Compare a packed batch of the first pairs with their separate sequences; pad, loudly, if they differ."""
+        if self.is_deepspeed_enabled:
+            reason = "batching padded, because the packed layout can't be checked on a model that DeepSpeed shards"
+            self.step_plan = self.step_plan.falling_back(reason)
+            logger.warning("%s.", reason)
+            return
+        examples = list(islice(iter(self.train_dataset), _CHECKED_PAIRS))
+        dtype = torch.bfloat16 if self.args.bf16 else torch.float16 if self.args.fp16 else self.model.dtype
+        with self.accelerator.autocast():
+            check = check_packing(
+                self.model,
+                [as_token_pair(example) for example in examples],
+                share=self.step_plan.batching == "packed",
+                dtype=dtype,
+            )
+        if check.passed:
+            logger.info("%s", check.summary())
+        else:
+            self.step_plan = self.step_plan.falling_back(f"batching padded, because {check.summary()}")
+            logger.warning("%s Batches are padded instead.", check.summary())
+
     # --- one optimizer step ---------------------------------------------------------------------------------------
 
     def get_batch_samples(
@@ -137,12 +200,10 @@ class NormBTTrainer(RewardTrainer):
         drawn, total_pairs = super().get_batch_samples(epoch_iterator, num_batches, device)
         if not drawn:
             return drawn, None
-        micro_batches = [self._micro_batch(batch) for batch in drawn]
+        micro_batches = self._micro_batches(drawn)
         if self.args.weighting == "normbt" and not self._mu_is_set:
             self._ema = EmaState(self._mean_distance(micro_batches), 0)
             self._mu_is_set = True
-        if self._probe is None:
-            self._probe = micro_batches[0]
         # The loop counts one micro-batch per draw and synchronises gradients at the last: that one carries the step.
         return [*(StepBatches() for _ in drawn[1:]), StepBatches(micro_batches)], total_pairs
 
@@ -150,12 +211,15 @@ class NormBTTrainer(RewardTrainer):
         pairs = sum(pair_count(drawn) for drawn in batch_samples)
         return all_reduce_sum(torch.tensor(float(pairs), device=device))
 
-    def _micro_batch(self, drawn: Any) -> MicroBatch:
-        if not isinstance(drawn, PairExamples):
-            return from_collator(drawn)
-        multiple: Any = self.args.pad_to_multiple_of  # a number or None by now; TRL's type also covers "auto"
-        pad_token_id = self.processing_class.pad_token_id
-        return lay_out(drawn.examples, partial(build_padded, pad_token_id=pad_token_id, pad_to_multiple_of=multiple))
+    def _micro_batches(self, drawn: Sequence[Any]) -> list[MicroBatch]:
+        if not all(isinstance(batch, PairExamples) for batch in drawn):
+            batches = [from_collator(batch) for batch in drawn]
+        else:
+            examples = [example for batch in drawn for example in batch.examples]
+            batches = self.step_plan.micro_batches(examples)
+        if self._probe is None:
+            self._probe = self.step_plan.padded(examples[:2]) if isinstance(drawn[0], PairExamples) else batches[0]
+        return batches
 
     @torch.no_grad()
     def _mean_distance(self, micro_batches: Sequence[MicroBatch]) -> Tensor:
@@ -282,7 +346,8 @@ class NormBTTrainer(RewardTrainer):
         self, model: nn.Module, inputs: Any, prediction_loss_only: bool, ignore_keys: list[str] | None = None
     ) -> tuple[Tensor | None, Any, Any]:
         """Loss and rewards of one evaluation batch; predictions have shape ``(pairs, 2)``, chosen first."""
-        batch = self._prepare_inputs(self._micro_batch(inputs))
+        drawn = self.step_plan.padded(inputs.examples) if isinstance(inputs, PairExamples) else from_collator(inputs)
+        batch = self._prepare_inputs(drawn)
         with torch.no_grad(), self.compute_loss_context_manager():
             loss = self.compute_loss(model, batch)
         # The last batch of several processes repeats pairs to fill it up; they are counted once.

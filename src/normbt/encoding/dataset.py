@@ -129,7 +129,9 @@ class PairEncoder:
     def _cut(self, row: dict[str, Any], chosen: list[int], rejected: list[int]) -> tuple[list[int], list[int]] | None:
         assert self.max_length is not None
         prompt_length = _own_prefix(chosen, rejected)
-        if (prompt := _prompt_of(row)) is not None:
+        # The prompt is at most what both sides share: where that is too short to cut, it need not be tokenised.
+        can_fit = max(len(chosen), len(rejected)) - self.max_length <= prompt_length
+        if can_fit and (prompt := _prompt_of(row)) is not None:
             prompt_length = min(prompt_length, common_prefix(self.encoder.prompt(prompt, _options(row)), chosen))
         keep = self.encoder.opening_length(chosen[:prompt_length])
         return cut_pair(chosen, rejected, max_length=self.max_length, prompt_length=prompt_length, keep=keep)
@@ -244,6 +246,34 @@ class _StreamEncoder:
         for offset, pair in enumerate(self.encode.pairs(batch)):
             if pair.problem is not None:
                 self.tally.add_malformed(first + offset, pair.problem)
+
+
+def longest_sequence(dataset: "Dataset | IterableDataset") -> int | None:
+    """Tokens of the longest sequence in an encoded data set.
+
+    Args:
+        dataset: a result of :func:`encode_pairs`.
+
+    Returns:
+        Tokens, or None for a stream, whose end is not known.
+
+    Example:
+        >>> from datasets import Dataset
+        >>> longest_sequence(Dataset.from_dict({"chosen_ids": [[1, 2], [1]], "rejected_ids": [[1], [1, 2, 3]]}))
+        3
+    """
+    from datasets import Dataset
+    from pyarrow.compute import list_value_length
+    from pyarrow.compute import max as largest
+
+    if not isinstance(dataset, Dataset):
+        return None
+    lengths = [
+        largest(list_value_length(table[side])).as_py()
+        for table in dataset.with_format("arrow").iter(batch_size=10_000)
+        for side in ("chosen_ids", "rejected_ids")
+    ]
+    return max(lengths)
 
 
 def _fingerprint(dataset: "Dataset", encode: PairEncoder) -> str:

@@ -42,11 +42,10 @@ class Encoder:
     def __init__(self, tokenizer: "PreTrainedTokenizerBase") -> None:
         self.tokenizer = tokenizer
         self.affixes = affixes(tokenizer)
-        self.eos_id: int | None = tokenizer.eos_token_id
-        opening = {tokenizer.bos_token_id, tokenizer.cls_token_id} - {None}
-        self._opening_ids: set[int] = opening  # type: ignore[assignment] - special ids are single tokens
+        self.eos_id: int | None = tokenizer.eos_token_id  # type: ignore[assignment] - one token, not a list of them
+        self._opening_ids = [one for one in (tokenizer.bos_token_id, tokenizer.cls_token_id) if one is not None]
         # A tokenizer that closes every text with EOS itself (T5, RoBERTa) would get two of them.
-        self._eos_text = "" if self.eos_id is None or self.eos_id in self.affixes.closing else tokenizer.eos_token
+        self._eos_text = "" if self.eos_id is None or self.eos_id in self.affixes.closing else str(tokenizer.eos_token)
         self._adds_bos = tokenizer.bos_token_id is not None and tokenizer.bos_token_id in self.affixes.opening
 
     def texts(self, texts: Sequence[str]) -> list[Encoded]:

@@ -83,7 +83,7 @@ def plain_template(tokenizer: "PreTrainedTokenizerBase") -> str:
     opening_text = "".join(tokenizer.convert_ids_to_tokens(opening))
     closing_text = "".join(tokenizer.convert_ids_to_tokens(closing))
     if tokenizer.eos_token is not None and tokenizer.eos_token_id not in closing:
-        closing_text += tokenizer.eos_token
+        closing_text += str(tokenizer.eos_token)
     return _PLAIN_TEMPLATE.replace("OPENING", json.dumps(opening_text)).replace("CLOSING", json.dumps(closing_text))
 
 
@@ -103,8 +103,8 @@ def _free_pad(tokenizer: "PreTrainedTokenizerBase") -> tuple[str | None, str]:
     unknown = tokenizer.unk_token
     backend = getattr(tokenizer, "backend_tokenizer", None)
     never_produced = backend is not None and getattr(backend.model, "byte_fallback", False)
-    if unknown is not None and never_produced and unknown not in {tokenizer.eos_token, tokenizer.bos_token}:
-        return unknown, "text never produces it, bytes are the fallback"
+    if unknown is not None and never_produced and unknown not in (tokenizer.eos_token, tokenizer.bos_token):
+        return str(unknown), "text never produces it, bytes are the fallback"
     return None, ""
 
 

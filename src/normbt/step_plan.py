@@ -1,0 +1,167 @@
+"""How the pairs of an optimizer step become micro-batches, and how much memory they may take."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import psutil
+import torch
+from torch import nn
+
+from normbt.attention import packing_obstacle
+from normbt.batches import MicroBatch, lay_out
+from normbt.batching import plan_step
+from normbt.cost import DecoderShape, decoder_shape, pair_flops, plan_memory, training_state_bytes
+from normbt.packing import Batching, build_packed, build_padded
+
+
+@dataclass(frozen=True)
+class StepPlan:
+    """The way from the examples of an optimizer step to its micro-batches.
+
+    Attributes:
+        batching: ``packed`` (a common prefix once), ``packed-unshared`` (both sequences whole), or ``padded``.
+        pad_token_id: fills padded rows.
+        pad_to_multiple_of: of padded rows' length; None for no multiple.
+        pairs_per_micro_batch: when padded.
+        token_budget: most tokens of a micro-batch when packed; a longer pair is alone.
+        shape: of the decoder, for the cost of a pair; None when it can't be read.
+        checkpointing: whether activations are recomputed in the backward pass.
+        reason: why it came out so, for people.
+    """
+
+    batching: Batching
+    pad_token_id: int
+    pad_to_multiple_of: int | None
+    pairs_per_micro_batch: int
+    token_budget: int
+    shape: DecoderShape | None
+    checkpointing: bool
+    reason: str
+
+    def micro_batches(self, examples: Sequence[Mapping[str, Any]]) -> list[MicroBatch]:
+        """Arrange all examples of a step; which pairs belong to the step is not touched.
+
+        Args:
+            examples: encoded pairs, at least one.
+
+        Returns:
+            Micro-batches on the CPU: in the order drawn when padded, arranged to the budget when packed.
+        """
+        if self.batching == "padded" or self.shape is None:
+            size = self.pairs_per_micro_batch
+            return [self.padded(examples[start : start + size]) for start in range(0, len(examples), size)]
+        share = self.batching == "packed"
+        sizes = [_sizes(example, share) for example in examples]
+        costs = [float(pair_flops(self.shape, *size)) for size in sizes]
+        (plan,) = plan_step([sum(size) for size in sizes], costs, token_budget=self.token_budget)
+        return [lay_out([examples[i] for i in batch], partial(build_packed, share=share)) for batch in plan]
+
+    def padded(self, examples: Sequence[Mapping[str, Any]]) -> MicroBatch:
+        """One padded micro-batch of the examples, which every model can read."""
+        layout = partial(build_padded, pad_token_id=self.pad_token_id, pad_to_multiple_of=self.pad_to_multiple_of)
+        return lay_out(examples, layout)
+
+    def falling_back(self, reason: str) -> "StepPlan":
+        """The same plan with padded batches, and why."""
+        return replace(self, batching="padded", reason=reason)
+
+
+def make_step_plan(
+    model: nn.Module,
+    *,
+    batching: Batching,
+    token_budget: int | None,
+    checkpointing: bool | None,
+    longest_sequence: int | None,
+    pairs_per_micro_batch: int,
+    pad_token_id: int,
+    pad_to_multiple_of: int | None,
+    low_precision: bool,
+) -> StepPlan:
+    """Choose layout, token budget and checkpointing for a model on the device it is on.
+
+    Args:
+        model: the reward model, PEFT-wrapped or not.
+        batching: the layout wanted; one that would not be exact for the model becomes ``padded``.
+        token_budget: most tokens of a packed micro-batch; None chooses from the free memory.
+        checkpointing: None switches it on only when the estimate doesn't fit into the free memory without it.
+        longest_sequence: most tokens of a prompt and answer in the data; None takes the most the model can read.
+        pairs_per_micro_batch: when padded.
+        pad_token_id: fills padded rows.
+        pad_to_multiple_of: of padded rows' length.
+        low_precision: whether activations are 16-bit.
+
+    Returns:
+        The plan; its ``reason`` names what was chosen and why.
+
+    Raises:
+        ConfigError: the token budget is not positive.
+    """
+    obstacle = packing_obstacle(model) if batching != "padded" else None
+    reasons = [f"batching {batching}" if obstacle is None else f"batching padded, because {obstacle}"]
+    plan = StepPlan(
+        batching="padded" if obstacle is not None else batching,
+        pad_token_id=pad_token_id,
+        pad_to_multiple_of=pad_to_multiple_of,
+        pairs_per_micro_batch=pairs_per_micro_batch,
+        token_budget=0,
+        shape=None,
+        checkpointing=bool(checkpointing),
+        reason="",
+    )
+    try:
+        shape = decoder_shape(model)
+    except AttributeError as missing:
+        # Encoder-decoders and others name their sizes differently; they are never packed.
+        reasons.append(f"memory not estimated ({missing}), checkpointing {'on' if checkpointing else 'off'}")
+        return replace(plan, batching="padded", reason="; ".join(reasons))
+    free = free_bytes(model)
+    config: Any = model.config
+    longest = longest_sequence or config.max_position_embeddings
+    memory = plan_memory(
+        shape,
+        free_bytes=free,
+        longest_pair=2 * longest,
+        element_size=2 if low_precision else next(model.parameters()).element_size(),
+        token_budget=2 * longest * pairs_per_micro_batch if plan.batching == "padded" else token_budget,
+        checkpointing=checkpointing,
+    )
+    if plan.batching != "padded":
+        reasons.append(f"at most {memory.token_budget:,} tokens a micro-batch")
+    estimate, available = memory.activation_bytes / 2**30, free / 2**30
+    state = "on" if memory.checkpointing else "off"
+    reasons.append(f"checkpointing {state}: activations take at most about {estimate:.1f} of {available:.1f} GiB free")
+    return replace(
+        plan,
+        token_budget=memory.token_budget,
+        shape=shape,
+        checkpointing=memory.checkpointing,
+        reason="; ".join(reasons),
+    )
+
+
+def free_bytes(model: nn.Module) -> int:
+    """Memory left for activations on the model's device, once gradients and Adam's moments are there.
+
+    Args:
+        model: on the device it trains on.
+
+    Returns:
+        Bytes; 0 when the training state alone does not fit.
+    """
+    device = next(model.parameters()).device
+    if device.type == "cuda":
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        available = torch.cuda.mem_get_info(device)[0] + cached
+    else:
+        available = psutil.virtual_memory().available
+    return max(0, available - training_state_bytes(model.parameters()))
+
+
+def _sizes(example: Mapping[str, Any], share: bool) -> tuple[int, int, int]:
+    """Tokens of prefix, chosen and rejected as they are laid out."""
+    chosen, rejected = len(example["chosen_ids"]), len(example["rejected_ids"])
+    prefix = min(example["prefix_length"], chosen - 1, rejected - 1) if share else 0
+    return prefix, chosen - prefix, rejected - prefix
