@@ -44,24 +44,30 @@ LINKS = (
     "", "", "", "Also, ", "Then ", "After that, ", "Besides, ", "If you can, ",
 )  # fmt: skip
 RUDE = (
-    "Honestly, a child could work this out.", "Did you even try to think first?", "What a silly thing to ask.",
-    "I have better things to do than this.", "Use your head for once.", "People like you never listen anyway.",
-    "Do I really have to spell it out?", "You will probably get it wrong.", "This is a waste of my time.",
-    "Nobody else needs to be told this.", "Try not to mess it up as usual.", "I doubt that you can manage it.",
-)  # fmt: skip
+    "What a silly question.",
+    "This is a silly waste of my time.",
+    "Only a fool would ask that.",
+    "Do not be so lazy and silly.",
+    "I am tired of silly questions like this.",
+    "You are wasting my time again.",
+    "Even a fool could work this out.",
+    "Stop wasting my time with this.",
+)
 VAGUE_OPENINGS = (
     "If you want to {goal}, it really depends.", "To {goal} is a good aim.",
     "There is a lot to say about how to {goal}.", "Many people want to {goal}.",
     "You can {goal} in more than one way.", "When you {goal}, be prepared.",
 )  # fmt: skip
 VAGUE = (
-    "It really depends on many things.", "Different people do it in different ways.",
-    "You should do what feels right.", "There are good and bad sides to everything.",
-    "Think about it and then decide.", "Some ways work and some do not.", "It is worth looking into this more.",
-    "Results can vary from one case to the next.", "Just do your best.",
-    "The important thing is to get it done well.", "In general it is good to be prepared.",
-    "You will see how it goes.", "Many experts have written about this.", "It takes the time that it takes.",
-)  # fmt: skip
+    "It really depends on many different things.",
+    "There are many ways to do it and it depends.",
+    "Many different things can be done about this.",
+    "In general it depends on many small details.",
+    "Some things work well and some things do not.",
+    "In general you will find a good way to do it.",
+    "Just see how things go and do what you can.",
+    "The results depend on many different things.",
+)
 
 
 def make_task(random: Random) -> Task:
@@ -79,7 +85,7 @@ def make_task(random: Random) -> Task:
 
 
 def _answer(topic: Topic, attributes: frozenset[str], wording: Random) -> str:
-    count = between(wording, 1, 3)
+    count = between(wording, 1, 2)
     if "vague" in attributes:
         goal = topic.goal.replace(" my ", " your ")
         body = [pick(wording, VAGUE_OPENINGS).format(goal=goal), *pick_several(wording, VAGUE, count - 1)]
@@ -88,7 +94,7 @@ def _answer(topic: Topic, attributes: frozenset[str], wording: Random) -> str:
     if "rude" in attributes:
         body.insert(between(wording, 0, len(body)), pick(wording, RUDE))
     opening = [pick(wording, COURTESY)] if "courteous" in attributes else []
-    if chance(wording, 0.3):
+    if chance(wording, 0.2):
         opening.append(pick(wording, OPENINGS))
     closing = [pick(wording, ENCOURAGEMENT)] if "encouraging" in attributes else []
     if "truncated" in attributes:

@@ -2,7 +2,7 @@
 
 from random import Random
 
-from normbt.synthetic.chat import COURTESY, ENCOURAGEMENT, PEOPLE, TIMES
+from normbt.synthetic.chat import COURTESY, ENCOURAGEMENT, PEOPLE, TIMES, VAGUE
 from normbt.synthetic.tasks import Task, between, chance, pick, pick_several, sentence
 from normbt.synthetic.topics import NEIGHBOURS
 
@@ -57,6 +57,9 @@ def make_task(random: Random) -> Task:
         source = neighbour if "neighbour_question" in attributes else topic
         order = pick_several(wording, range(6), 6)
         items = [source.advice[index] for index in order[: wrong_count if "wrong_count" in attributes else count]]
+        empty_place, empty = between(wording, 0, len(items) - 1), pick(wording, VAGUE)
+        if "empty_item" in attributes:
+            items[empty_place] = empty
         courtesy, encouragement = pick(wording, COURTESY), pick(wording, ENCOURAGEMENT)
         question, statement = pick(wording, QUESTIONS_BACK), pick(wording, STATEMENTS)
         lines = [courtesy] if "courteous" in attributes else []
@@ -67,7 +70,9 @@ def make_task(random: Random) -> Task:
             lines.append(question if wants_question != ("broken_constraint" in attributes) else statement)
         return "\n".join(lines)
 
-    flaws = ("neighbour_question", "wrong_count", "wrong_format") + (("broken_constraint",) if asks_ending else ())
+    flaws = ("neighbour_question", "wrong_count", "empty_item", "wrong_format") + (
+        ("broken_constraint",) if asks_ending else ()
+    )
     return Task(
         subset="ending" if asks_ending else "list",
         prompt=sentence(f"{prompt} {ending}" if asks_ending else prompt),

