@@ -1,14 +1,16 @@
+import ast
 import errno
 import hashlib
 import json
 import math
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import normbt.results
@@ -26,14 +28,14 @@ from normbt.results import (
 )
 
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
-    lambda children: st.lists(children, max_size=3) | st.dictionaries(st.text(), children, max_size=3),
-    max_leaves=10,
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=8),
+    lambda children: st.lists(children, max_size=3) | st.dictionaries(st.text(max_size=8), children, max_size=3),
+    max_leaves=5,
 )
 
 
-@settings(max_examples=30)
-@given(rows=st.lists(st.dictionaries(st.text(), json_values, max_size=4), max_size=5))
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])  # on a busy machine
+@given(rows=st.lists(st.dictionaries(st.text(max_size=8), json_values, max_size=4), max_size=4))
 def test_what_is_written_is_read_back(tmp_path_factory, rows):
     folder = tmp_path_factory.mktemp("results")
     written = write_jsonl(folder / "rows.jsonl", (row for row in rows))
@@ -205,3 +207,37 @@ def test_reading_results_needs_no_torch():
         "assert not {'torch', 'transformers', 'datasets', 'trl'} & sys.modules.keys()"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+# The document
+
+PROJECT = Path(__file__).parents[1]
+
+
+def declared_fields(path, *, only=None):
+    """Fields of the classes of a file that become records: typed dicts, or the classes named."""
+    fields = {}
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ClassDef) and (
+            node.name == only or (only is None and any(ast.unparse(base) == "TypedDict" for base in node.bases))
+        ):
+            fields[node.name] = [part.target.id for part in node.body if isinstance(part, ast.AnnAssign)]
+    return fields
+
+
+def documented_fields(text):
+    """First column of the table that follows each mention of a class in parentheses, by class."""
+    parts = re.split(r"\(`(\w+)`\)", text)
+    names, bodies = parts[1::2], parts[2::2]
+    return {name: re.findall(r"^\| `(\w+)` \|", body, re.MULTILINE) for name, body in zip(names, bodies, strict=True)}
+
+
+def test_every_field_of_every_file_is_documented_and_nothing_else():
+    package = PROJECT / "src" / "normbt"
+    declared = declared_fields(package / "results.py")
+    assert len(declared) == 7
+    declared |= declared_fields(package / "pairs" / "report.py", only="DataReport")
+    declared |= declared_fields(package / "train.py", only="TrainingDataReport")
+    declared |= declared_fields(package / "checkpoint.py", only="TrainingState")
+    documented = documented_fields((PROJECT / "docs" / "results-format.md").read_text(encoding="utf-8"))
+    assert documented == declared

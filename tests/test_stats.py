@@ -25,6 +25,7 @@ def test_outcomes_count_ties_and_non_finite_as_wrong():
     assert found.finite.tolist() == [True, True, True, False, False, False, False]
 
 
+@settings(deadline=None)
 @given(st.integers(1, 3000), st.data())
 def test_wilson_is_scipys(trials, data):
     successes = data.draw(st.integers(0, trials))
@@ -48,6 +49,7 @@ def test_confidence_must_be_a_share():
         percentile_interval([1.0], confidence=1.0)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 60), st.integers(0, 60))
 def test_mcnemar_is_the_binomial_tail(only_first, only_second):
     discordant = only_first + only_second
@@ -60,6 +62,7 @@ def test_mcnemar_refuses_negative_counts():
         mcnemar_exact(-1, 3)
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=6))
 def test_holm_is_the_closed_test_of_bonferroni(p_values):
     """Closing the Bonferroni test over every subset of hypotheses is the definition; Holm is its shortcut."""
@@ -162,7 +165,7 @@ def test_interval_covers_the_truth_about_as_often_as_it_says():
     assert 0.90 <= covered / 300 <= 0.98
 
 
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 @given(st.integers(0, 2**31), st.integers(1, 40))
 def test_bootstrap_repeats_itself_and_ignores_the_order_of_the_pairs(seed, pairs):
     generator = np.random.default_rng(seed)

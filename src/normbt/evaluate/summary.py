@@ -34,7 +34,8 @@ class ScoreTable:
         self.confidence = confidence
         keys = [(pair["source"], pair["category"], pair["subset"]) for pair in pairs]
         self.cells = list(dict.fromkeys(keys))
-        self.cell_of = np.array([self.cells.index(key) for key in keys])
+        position = {cell: index for index, cell in enumerate(self.cells)}
+        self.cell_of = np.array([position[key] for key in keys])
         correct = np.array([pair["correct"] for pair in pairs], dtype=np.float64)
         # Padded, so that the bootstrap's groups, which are sorted, come in the order of the cells.
         names = [f"{cell:06d}" for cell in self.cell_of]
