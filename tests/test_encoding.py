@@ -279,7 +279,11 @@ def test_the_second_run_reads_the_cache_and_another_setting_does_not(tmp_path, m
     assert (again._fingerprint, ids_of(again), report_again) == (first._fingerprint, ids_of(first), report)
     encode_pairs(pairs, KINDS["qwen"](), max_length=49)
     encode_pairs(pairs, KINDS["llama"](), max_length=50)
-    assert len(calls) == 2
+    encode_pairs(pairs, KINDS["qwen"](), max_length=50, overlong="truncate-prompt")
+    other_template = KINDS["qwen"]()
+    other_template.chat_template = LLAMA
+    encode_pairs(pairs, other_template, max_length=50)
+    assert len(calls) == 4
 
 
 # --- tokenizers ---------------------------------------------------------------------------------------------------
