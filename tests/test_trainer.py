@@ -21,8 +21,8 @@ from normbt.config import NormBTConfig
 from normbt.trainer import NormBTTrainer
 
 
-@pytest.fixture(scope="module")
-def tokenizer():
+def word_tokenizer() -> PreTrainedTokenizerFast:
+    """One token per word; the answers of :func:`word_pairs` end in its EOS themselves."""
     vocabulary = {f"w{index}": index for index in range(VOCABULARY)}
     vocabulary |= {"<pad>": PAD, "<eos>": EOS}
     for index in (PAD, EOS):
@@ -30,6 +30,11 @@ def tokenizer():
     words = Tokenizer(models.WordLevel(vocabulary, unk_token="w3"))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<eos>", pad_token="<pad>")
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return word_tokenizer()
 
 
 def word_pairs(count: int, *, seed: int = 0, margin: bool = False) -> Dataset:

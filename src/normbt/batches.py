@@ -35,7 +35,8 @@ class MicroBatch:
     Attributes:
         inputs: keyword arguments of the model's forward.
         margin: margin of each pair in reward units, shape ``(pairs,)``, or None where the data have none.
-        pairs: how many pairs.
+        pairs: how many pairs. 0 marks a batch that only keeps this process in step with the others, which have more
+            pairs: it is run, and counts for nothing.
         tokens: tokens of the pairs' sequences: padding not counted, a shared prefix counted twice.
     """
 
@@ -45,9 +46,19 @@ class MicroBatch:
     tokens: int
 
     def to(self, device: torch.device) -> "MicroBatch":
-        """The same on ``device``."""
-        inputs = {name: value.to(device) if hasattr(value, "to") else value for name, value in self.inputs.items()}
-        return replace(self, inputs=inputs, margin=None if self.margin is None else self.margin.to(device))
+        """The same on ``device``; the host does not wait for the copy."""
+
+        def moved(value: Any) -> Any:
+            if not hasattr(value, "to"):
+                return value
+            return value.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else value.to(device)
+
+        inputs = {name: moved(value) for name, value in self.inputs.items()}
+        return replace(self, inputs=inputs, margin=moved(self.margin))
+
+    def uncounted(self) -> "MicroBatch":
+        """The same, run but counted for nothing."""
+        return replace(self, pairs=0, tokens=0)
 
 
 def lay_out(examples: Sequence[Mapping[str, Any]], layout: Callable[[Sequence[TokenPair]], PairBatch]) -> MicroBatch:

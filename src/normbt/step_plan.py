@@ -40,23 +40,36 @@ class StepPlan:
     checkpointing: bool
     reason: str
 
-    def micro_batches(self, examples: Sequence[Mapping[str, Any]]) -> list[MicroBatch]:
+    def micro_batches(
+        self, examples: Sequence[Mapping[str, Any]], *, rank: int = 0, ranks: int = 1
+    ) -> list[MicroBatch]:
         """Arrange all examples of a step; which pairs belong to the step is not touched.
 
         Args:
-            examples: encoded pairs, at least one.
+            examples: encoded pairs of the step, of all processes, at least one.
+            rank: which process this is.
+            ranks: how many processes share the step.
 
         Returns:
-            Micro-batches on the CPU: in the order drawn when padded, arranged to the budget when packed.
+            Micro-batches of this process, on the CPU: in the order drawn when padded, arranged to the budget and
+            balanced by cost when packed. Every process gets equally many; where it has no pair left, an uncounted one.
         """
         if self.batching == "padded" or self.shape is None:
-            size = self.pairs_per_micro_batch
-            return [self.padded(examples[start : start + size]) for start in range(0, len(examples), size)]
-        share = self.batching == "packed"
-        sizes = [_sizes(example, share) for example in examples]
-        costs = [float(pair_flops(self.shape, *size)) for size in sizes]
-        (plan,) = plan_step([sum(size) for size in sizes], costs, token_budget=self.token_budget)
-        return [lay_out([examples[i] for i in batch], partial(build_packed, share=share)) for batch in plan]
+            size = self.pairs_per_micro_batch * ranks
+            draws = [range(start, min(start + size, len(examples))) for start in range(0, len(examples), size)]
+            shares = [draw[len(draw) * rank // ranks : len(draw) * (rank + 1) // ranks] for draw in draws]
+            layout = self.padded
+        else:
+            share = self.batching == "packed"
+            sizes = [_sizes(example, share) for example in examples]
+            costs = [float(pair_flops(self.shape, *size)) for size in sizes]
+            tokens = [sum(size) for size in sizes]
+            shares = plan_step(tokens, costs, token_budget=self.token_budget, ranks=ranks)[rank]
+            layout = partial(lay_out, layout=partial(build_packed, share=share))
+        return [
+            layout([examples[i] for i in indices]) if indices else layout(examples[:1]).uncounted()
+            for indices in shares
+        ]
 
     def padded(self, examples: Sequence[Mapping[str, Any]]) -> MicroBatch:
         """One padded micro-batch of the examples, which every model can read."""

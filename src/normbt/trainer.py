@@ -14,6 +14,7 @@ import torch
 from accelerate.utils import DistributedType, gather_object, is_peft_model
 from datasets import IterableDataset
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput
 from trl import RewardTrainer
@@ -28,7 +29,7 @@ from normbt.encoding import encode_pairs, longest_sequence, prepare_tokenizer
 from normbt.errors import ConfigError, DataError, ModelError
 from normbt.head import HeadCapture, unwrap
 from normbt.losses import bt_loss, centering_term, scaled_bt_loss, sum_to_zero_term
-from normbt.metrics import pair_metrics, stack_records
+from normbt.metrics import COLUMNS, pair_metrics, stack_records
 from normbt.packing import as_token_pair
 from normbt.packing_check import check_packing
 from normbt.pairs import DataReport, LiveReport, read_pairs
@@ -191,6 +192,31 @@ class NormBTTrainer(RewardTrainer):
             self.step_plan = self.step_plan.falling_back(f"batching padded, because {check.summary()}")
             logger.warning("%s Batches are padded instead.", check.summary())
 
+    @property
+    def _shares_draws(self) -> bool:
+        """Whether every process draws the pairs of the whole step and takes its share: pairs are then never repeated to
+        fill up, and the shares can be balanced by cost. A stream, or a user's own collator, is split by Accelerate.
+        """
+        known = not isinstance(self.train_dataset, IterableDataset) and self.data_collator is PairExamples
+        return known and self.accelerator.num_processes > 1
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Transformers' data loader; with several processes, one that draws the pairs of all of them."""
+        if not self._shares_draws:
+            return super().get_train_dataloader()
+        sampler: Any = self._get_train_sampler
+        dataloader = self._get_dataloader(
+            dataset=self.train_dataset,
+            description="Training",
+            batch_size=self.args.per_device_train_batch_size * self.accelerator.num_processes,
+            sampler_fn=sampler,
+            is_training=True,
+        )
+        # Accelerate's wrapper around the batches hands them out in turn; this lets every process have all of them.
+        shard: Any = dataloader.batch_sampler
+        shard.num_processes, shard.process_index, shard.even_batches = 1, 0, False
+        return dataloader
+
     # --- one optimizer step ---------------------------------------------------------------------------------------
 
     def get_batch_samples(
@@ -208,15 +234,16 @@ class NormBTTrainer(RewardTrainer):
         return [*(StepBatches() for _ in drawn[1:]), StepBatches(micro_batches)], total_pairs
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Tensor:
-        pairs = sum(pair_count(drawn) for drawn in batch_samples)
-        return all_reduce_sum(torch.tensor(float(pairs), device=device))
+        pairs = torch.tensor(float(sum(pair_count(drawn) for drawn in batch_samples)), device=device)
+        return pairs if self._shares_draws else all_reduce_sum(pairs)
 
     def _micro_batches(self, drawn: Sequence[Any]) -> list[MicroBatch]:
         if not all(isinstance(batch, PairExamples) for batch in drawn):
             batches = [from_collator(batch) for batch in drawn]
         else:
             examples = [example for batch in drawn for example in batch.examples]
-            batches = self.step_plan.micro_batches(examples)
+            shares = (self.accelerator.process_index, self.accelerator.num_processes) if self._shares_draws else (0, 1)
+            batches = self.step_plan.micro_batches(examples, rank=shares[0], ranks=shares[1])
         if self._probe is None:
             self._probe = self.step_plan.padded(examples[:2]) if isinstance(drawn[0], PairExamples) else batches[0]
         return batches
@@ -228,8 +255,9 @@ class NormBTTrainer(RewardTrainer):
         for batch in micro_batches:
             with self.compute_loss_context_manager():
                 _, hidden, _ = self._forward(self.model_wrapped, batch.to(self.args.device))
-            distance = pair_distance(*hidden.chunk(2), kind=self.args.distance)
-            totals += torch.stack([distance.sum(), distance.new_tensor(float(batch.pairs))])
+            if batch.pairs:
+                distance = pair_distance(*hidden.chunk(2), kind=self.args.distance)
+                totals += torch.stack([distance.sum(), distance.new_tensor(float(batch.pairs))])
         total, count = all_reduce_sum(totals)
         return total / count
 
@@ -270,6 +298,11 @@ class NormBTTrainer(RewardTrainer):
         batch = inputs if isinstance(inputs, MicroBatch) else from_collator(inputs)
         mode = "train" if self.model.training else "eval"
         rewards, hidden, outputs = self._forward(model, batch)
+        if batch.pairs == 0:
+            loss = 0.0 * rewards.sum()
+            if self.args.weighting == "batch":
+                all_reduce_sum(torch.zeros(2, device=rewards.device))  # the other processes wait for it
+            return (loss, outputs) if return_outputs else loss
         chosen, rejected = rewards.chunk(2)
         distance = pair_distance(*hidden.chunk(2), kind=self.args.distance)
         with torch.autocast(rewards.device.type, enabled=False):
@@ -320,7 +353,7 @@ class NormBTTrainer(RewardTrainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log what Transformers hands over and, in training, the metrics of all pairs since the last time."""
-        if self.model.training and self._records["train"]:
+        if self.model.training and self._steps_recorded:
             records = self._take_records("train")
             metrics = pair_metrics(records, max_weight=self._max_weight)
             metrics["effective_batch_size"] = metrics.pop("effective_pairs") / max(self._steps_recorded, 1)
@@ -362,7 +395,7 @@ class NormBTTrainer(RewardTrainer):
         return gathered[start : start + pairs, :2].contiguous()
 
     def _take_records(self, mode: str, *, gathered: bool = False) -> Tensor:
-        records = torch.cat(self._records[mode])
+        records = torch.cat(self._records[mode]) if self._records[mode] else torch.empty(0, len(COLUMNS))
         self._records[mode].clear()
         if gathered or self.accelerator.num_processes == 1:
             return records
