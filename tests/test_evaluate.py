@@ -172,6 +172,19 @@ def test_rewardbench_scores_its_sections_and_writes_the_leaderboard_record(tmp_p
     assert list(record) == sorted(record)
 
 
+def test_rewardbench_without_data_is_the_official_split_from_the_hub(tmp_path, monkeypatch):
+    asked = []
+
+    def read(source, *, split):
+        asked.append((source, split))
+        raise DataError("no network here")
+
+    monkeypatch.setattr("normbt.evaluate.job.read_pairs", read)
+    with pytest.raises(DataError, match="no network here"):
+        evaluate("nowhere", output_dir=tmp_path)
+    assert asked == [("allenai/reward-bench", "filtered")]
+
+
 def test_rewardbench_refuses_other_data(tmp_path, tokenizer):
     settings = {"tokenizer": tokenizer, "output_dir": tmp_path / "out"}
     with pytest.raises(DataError, match=r"needs the columns prompt and subset, found no subset .*--suite pairs"):
@@ -308,6 +321,21 @@ def test_a_model_from_a_folder_and_the_baseline_of_a_random_head(tmp_path, token
     baseline = evaluate(tmp_path / "base", allow_untrained_head=True, **settings)
     assert baseline["inference"]["untrained_head"]
     assert "scoring head is random" in rendered(baseline)
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft, not us
+def test_an_adapter_is_evaluated_like_the_model_it_makes(tmp_path, tokenizer):
+    from peft import LoraConfig, get_peft_model
+
+    base = tiny_model("llama")
+    adapter = get_peft_model(base, LoraConfig(task_type="SEQ_CLS", r=2, target_modules=["q_proj"])).eval()
+    settings = {"suite": "pairs", "data": write_rows(tmp_path, random_pairs(9)), "resamples": 10}
+    for name, model in (("plain", tiny_model("llama")), ("adapted", adapter)):  # an untrained adapter changes nothing
+        evaluate(model, tokenizer=tokenizer, output_dir=tmp_path / name, **settings)
+    (_, plain), (summary, adapted) = (read_evaluation(tmp_path / name) for name in ("plain", "adapted"))
+    assert summary["inference"]["dtype"] == "float32"
+    assert summary["model"] == "LlamaForSequenceClassification"
+    assert [pair["score_chosen"] for pair in adapted] == pytest.approx([pair["score_chosen"] for pair in plain])
 
 
 # Scores and their table
