@@ -101,7 +101,7 @@ def test_a_mixture_is_read_as_trl_reads_it(tmp_path: Path) -> None:
 
 
 def test_without_a_gpu_bf16_is_off_unless_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("normbt.arguments.is_torch_bf16_gpu_available", lambda: False)
+    monkeypatch.setattr("normbt.config.is_torch_bf16_gpu_available", lambda: False)
     assert parse_train_arguments([]).training.bf16 is False
     with pytest.raises(ConfigError, match="bf16"):
         parse_train_arguments(["--bf16", "true"])

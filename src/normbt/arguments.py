@@ -14,7 +14,6 @@ from typing import Any, NamedTuple, NoReturn
 import torch
 import yaml
 from accelerate.commands.launch import launch_command_parser
-from transformers.utils import is_torch_bf16_gpu_available
 from trl import DatasetMixtureConfig, ModelConfig, RewardConfig, ScriptArguments, TrlParser
 
 from normbt.config import NormBTConfig
@@ -90,9 +89,6 @@ class _Parser(TrlParser):
         super().__init__(
             (DataArguments, NormBTConfig, ModelConfig, DatasetMixtureConfig), allow_abbrev=False, add_help=False
         )
-        if not is_torch_bf16_gpu_available():
-            # TRL's default, bf16 unless fp16, ends in an error on such a machine.
-            self.set_defaults(bf16=False)
         if not torch.accelerator.is_available():
             # Without an accelerator this default of Transformers does nothing but warn at every data loader.
             self.set_defaults(dataloader_pin_memory=False)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
+from transformers.utils import is_torch_bf16_gpu_available
 from trl import RewardConfig
 
 from normbt.errors import ConfigError
@@ -17,15 +18,15 @@ Overlong = Literal["drop", "truncate-prompt"]
 class NormBTConfig(RewardConfig):
     r"""Settings of :class:`normbt.trainer.NormBTTrainer`: all of ``trl.RewardConfig``, and those below.
 
-    Each setting's meaning, unit and range stand in its ``help`` text, which ``normbt train --help`` prints. Two
-    defaults of TRL's differ: ``gradient_checkpointing`` depends on the free memory, and ``logging_nan_inf_filter`` is
-    off, since it hides a NaN loss and reads the device at every step.
+    Each setting's meaning, unit and range stand in its ``help`` text, which ``normbt train --help`` prints. Three
+    defaults of TRL's differ: ``bf16`` is on only where the GPU has it, ``gradient_checkpointing`` depends on the free
+    memory, and ``logging_nan_inf_filter`` is off, since it hides a NaN loss and reads the device at every step.
 
     Raises:
         ConfigError: settings are out of range or contradict each other; all problems are named at once.
 
     Example:
-        >>> config = NormBTConfig(output_dir="out", weighting="none", bf16=False, report_to="none")
+        >>> config = NormBTConfig(output_dir="out", weighting="none", report_to="none")
         >>> config.loss, config.beta
         ('bt', 0.9)
     """
@@ -113,6 +114,9 @@ class NormBTConfig(RewardConfig):
     )
 
     def __post_init__(self) -> None:
+        if self.bf16 is None:
+            # TRL's default, bf16 unless fp16, ends in an error on a machine without it.
+            self.bf16 = not self.fp16 and is_torch_bf16_gpu_available()
         self.checkpointing_is_automatic = self.gradient_checkpointing is None and self.activation_checkpointing is None
         super().__post_init__()
         problems = []

@@ -263,17 +263,11 @@ def longest_sequence(dataset: "Dataset | IterableDataset") -> int | None:
         3
     """
     from datasets import Dataset
-    from pyarrow.compute import list_value_length
-    from pyarrow.compute import max as largest
 
     if not isinstance(dataset, Dataset):
         return None
-    lengths = [
-        largest(list_value_length(table[side])).as_py()
-        for table in dataset.with_format("arrow").iter(batch_size=10_000)
-        for side in ("chosen_ids", "rejected_ids")
-    ]
-    return max(lengths)
+    batches = dataset.select_columns(["chosen_ids", "rejected_ids"]).iter(batch_size=1000)
+    return max(len(ids) for batch in batches for side in batch.values() for ids in side)
 
 
 def _fingerprint(dataset: "Dataset", encode: PairEncoder) -> str:

@@ -102,9 +102,9 @@ class Encoder:
         self, conversations: Sequence[list[Message]], options: Sequence[Mapping[str, Any]] | None
     ) -> list[tuple[str, str | None]]:
         """Text of each conversation, or why the template refused it."""
-        self.require_template()
         if not conversations:
             return []
+        self.require_template()
         if options is None or not any(options):
             try:
                 texts = self.tokenizer.apply_chat_template(list(conversations), tokenize=False)

@@ -1,0 +1,21 @@
+"""The Python of the README runs as it stands, given the names it says a reader has."""
+
+import re
+from pathlib import Path
+
+import torch
+
+from tiny import padded, random_rows, tiny_model
+
+README = Path(__file__).parent.parent / "README.md"
+
+
+def test_the_plain_loop_trains():
+    (code,) = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)
+    model = tiny_model("llama").train()
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    batches = [padded(random_rows([5, 7, 6, 9], seed=seed)) for seed in range(2)]
+    names = {"model": model, "batches": batches, "optimizer": torch.optim.SGD(model.parameters(), lr=0.1)}
+    exec(code, names)
+    assert names["loss_fn"].count == len(batches)
+    assert any(not torch.equal(before[name], parameter) for name, parameter in model.named_parameters())
