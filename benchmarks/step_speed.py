@@ -8,7 +8,8 @@ The contestants:
 
 * `TRL`              trl.RewardTrainer as it comes: micro-batches of 8 pairs, gradient checkpointing on;
 * `TRL tuned`        micro-batches of 2 pairs, no checkpointing, pairs sorted by Transformers' `group_by_length` (which
-                     needs a `length` column and `remove_unused_columns=False`);
+                     needs a `length` column and `remove_unused_columns=False`); steps are then of pairs of a kind;
+* `TRL unsorted`     the same in random order, so that the pairs of a step are a random draw, as in all other trainers;
 * `normbt padded`    NormBTTrainer with `--batching padded`;
 * `normbt plain`     NormBTTrainer as it comes, packed, but with plain Bradley-Terry loss, as TRL's;
 * `normbt`           NormBTTrainer as it comes: packed, weighted.
@@ -23,7 +24,9 @@ is not counted. Ratios are medians over rounds of ratios within a round. On the 
 time (those of the wall clock are printed beside); on CUDA of the wall clock.
 
 What is printed for each. `unique tok/s`: tokens when a common prefix counts once and padding not at all. `efficiency`:
-these over the tokens the model was run on. `of limit`: time that the floating-point work of the unique tokens (forward
+these over the tokens the model was run on. `work`: floating-point work done (padding, prompts twice, whole squares
+under dense masks, forwards run again) over that of the unique tokens; no layout can be faster than this says, only
+nearer to the limit. `of limit`: time that the floating-point work of the unique tokens (forward
 and backward, nothing computed twice) would take at the rate of a large matrix product measured in the same rounds, over
 the time taken. `peak memory`: of a process that trains this contestant alone, resident on the CPU, allocated on CUDA.
 """
@@ -71,10 +74,12 @@ CONTESTANTS: dict[str, tuple[type[RewardTrainer], type[RewardConfig], dict[str, 
             "remove_unused_columns": False,
         },
     ),
+    "TRL unsorted": (RewardTrainer, RewardConfig, {"per_device_train_batch_size": 2, "gradient_checkpointing": False}),
     "normbt padded": (NormBTTrainer, NormBTConfig, {"batching": "padded", "weighting": "none"}),
     "normbt plain": (NormBTTrainer, NormBTConfig, {"weighting": "none"}),
     "normbt": (NormBTTrainer, NormBTConfig, {}),
 }
+DEFAULT_CONTESTANTS = [name for name in CONTESTANTS if name != "normbt padded"]
 LOSS_TOLERANCE = {"cpu": 1e-5, "cuda": 2e-2}
 """Of losses and, relative, of gradient norms: float32 on the CPU, bfloat16 on CUDA."""
 TARGETS = {"TRL": 2.5, "TRL tuned": 1.5}
@@ -86,15 +91,22 @@ class Elapsed(dict[str, float]):
     """Seconds of one step by the `wall` clock and of the process's own time, `cpu`."""
 
 
-class TokenCounter:
-    """Counts the tokens a model is run on."""
+class WorkCounter:
+    """Counts the tokens a model is run on, and the floating-point work of their forward and backward."""
 
     def __init__(self, model: torch.nn.Module) -> None:
-        self.tokens = 0
+        self.tokens = self.flops = 0
+        self._shape = decoder_shape(model)
         model.register_forward_pre_hook(self._count, with_kwargs=True)
 
     def _count(self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.tokens += kwargs["input_ids"].numel()
+        if "pair_layout" in kwargs:
+            self.flops += sum(pair_flops(self._shape, *pair) for pair in kwargs["pair_layout"].pairs)
+        else:
+            rows, tokens = kwargs["input_ids"].shape
+            attention = 12 * self._shape.layers * self._shape.attention_width * tokens**2  # a dense mask: the square
+            self.flops += rows * (6 * self._shape.matmul_parameters * tokens + attention)
 
 
 class Contestant(TrainerCallback):
@@ -118,26 +130,29 @@ class Contestant(TrainerCallback):
             "output_dir": folder,
         }
         model = random_decoder(options.model, tokenizer)
-        self.counter = TokenCounter(model)
+        self.counter = WorkCounter(model)
         self.trainer = trainer_class(
             model, config_class(**settings | changes), train_dataset=pairs, processing_class=tokenizer, callbacks=[self]
         )
         self.trainer.remove_callback(PrinterCallback)
         self.device = options.device
         self.steps: list[Elapsed] = []
-        self.step_tokens = 0
+        self.step_tokens = self.step_flops = 0
         self._error: BaseException | None = None
         self._turn, self._done = threading.Semaphore(0), threading.Semaphore(0)
         threading.Thread(target=self._train, daemon=True).start()
 
     def step(self) -> None:
         """Run one optimizer step and keep its time."""
-        before = self.counter.tokens
+        tokens, flops = self.counter.tokens, self.counter.flops
         wall, own = time.perf_counter(), time.process_time()
         self._resume()
         wait_for(self.device)
         self.steps.append(Elapsed(wall=time.perf_counter() - wall, cpu=time.process_time() - own))
-        self.step_tokens = self.counter.tokens - before
+        self.step_tokens = self.counter.tokens - tokens
+        # A checkpointed step runs its forwards, a third of forward and backward, once more.
+        again = 4 / 3 if self.trainer.args.gradient_checkpointing else 1
+        self.step_flops = again * (self.counter.flops - flops)
 
     def finish(self) -> None:
         """Let the trainer leave its loop after the last step; its log is complete then."""
@@ -174,6 +189,7 @@ class Result:
 
     steps: dict[str, list[Elapsed]]
     processed_tokens: dict[str, int]
+    processed_flops: dict[str, float]
     unique_tokens: int
     flops: int
     matmul_rate: float
@@ -199,12 +215,14 @@ def main() -> int:
     )
     parser.add_argument("--repeats", type=int, default=3, help="rounds counted (default: 3)")
     parser.add_argument("--max_length", type=int, default=1024, help="longer pairs are left out (default: 1024 tokens)")
-    parser.add_argument("--contestants", nargs="+", choices=CONTESTANTS, default=list(CONTESTANTS), metavar="NAME")
+    parser.add_argument("--contestants", nargs="+", choices=CONTESTANTS, default=DEFAULT_CONTESTANTS, metavar="NAME")
     parser.add_argument("--tokenizer", help="folder or Hub id; default: the tokenizer of the demo's encoder")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--threads", type=int, default=1, help="of torch on the CPU (default: 1)")
     parser.add_argument("--seed", type=int, default=0, help="of the drawing of pairs (default: 0)")
-    parser.add_argument("--skip_memory", action="store_true", help="leave out the runs that measure memory")
+    parser.add_argument(
+        "--memory", action="store_true", help="also measure each one's peak memory, in runs of their own"
+    )
     parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)  # one of those runs
     options = parser.parse_args()
     if options.pairs % MICRO_BATCH:
@@ -223,7 +241,7 @@ def main() -> int:
     for file in options.data:
         pairs = encoded_pairs(file, tokenizer, options)
         result = race(pairs, tokenizer, options)
-        memory = {} if options.skip_memory else {name: peak_bytes(name, file, options) for name in options.contestants}
+        memory = {name: peak_bytes(name, file, options) for name in options.contestants if options.memory}
         print_table(file, pairs, result, memory, options)
         results.append(result)
     print_verdict(results, options)
@@ -251,13 +269,15 @@ def race(pairs: Dataset, tokenizer: Any, options: argparse.Namespace) -> Result:
             contestant.finish()
     lengths = packed_lengths(pairs)
     shape = decoder_shape(contestants[0].trainer.model)
+    named = dict(zip(options.contestants, contestants, strict=True))
     return Result(
-        steps={each_name: each.steps[1:] for each_name, each in zip(options.contestants, contestants, strict=True)},
-        processed_tokens={name: each.step_tokens for name, each in zip(options.contestants, contestants, strict=True)},
+        steps={name: each.steps[1:] for name, each in named.items()},
+        processed_tokens={name: each.step_tokens for name, each in named.items()},
+        processed_flops={name: each.step_flops for name, each in named.items()},
         unique_tokens=sum(each.tokens for each in lengths),
         flops=sum(pair_flops(shape, *each) for each in lengths),
         matmul_rate=statistics.median(rates),
-        agreed=losses_agree(dict(zip(options.contestants, contestants, strict=True)), LOSS_TOLERANCE[options.device]),
+        agreed=losses_agree(named, LOSS_TOLERANCE[options.device]),
     )
 
 
@@ -327,7 +347,7 @@ def print_table(
     bases = [name for name in TARGETS if name in options.contestants]
     head = "".join(f"{'x ' + base:>11}{'(wall)':>8}" for base in bases)
     print(
-        f"{'':15}{'cpu s':>8}{'wall s':>8}{head}{'pairs/s':>9}{'unique tok/s':>14}{'efficiency':>12}"
+        f"{'':15}{'cpu s':>8}{'wall s':>8}{head}{'pairs/s':>9}{'unique tok/s':>14}{'efficiency':>12}{'work':>7}"
         f"{'of limit':>10}{'peak memory':>13}"
     )
     for name in options.contestants:
@@ -339,7 +359,8 @@ def print_table(
         print(
             f"{name:15}{result.seconds(name, 'cpu'):8.2f}{result.seconds(name, 'wall'):8.2f}{ratios}"
             f"{len(pairs) / seconds:9.2f}{result.unique_tokens / seconds:14.0f}"
-            f"{result.unique_tokens / result.processed_tokens[name]:12.2f}{limit / seconds:10.2f}{peak:>13}"
+            f"{result.unique_tokens / result.processed_tokens[name]:12.2f}"
+            f"{result.processed_flops[name] / result.flops:7.2f}{limit / seconds:10.2f}{peak:>13}"
         )
 
 

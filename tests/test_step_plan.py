@@ -136,6 +136,13 @@ def test_a_budget_chosen_holds_the_longest_pair(free) -> None:
     assert plan_for(longest_sequence=None).token_budget == 2 * tiny_model("llama").config.max_position_embeddings
 
 
+def test_a_budget_chosen_on_a_cpu_stays_in_its_caches_unless_a_pair_is_longer(free) -> None:
+    free(AMPLE)
+    assert plan_for().token_budget == 2048
+    assert plan_for(longest_sequence=3000).token_budget == 6000
+    assert plan_for(token_budget=9000).token_budget == 9000
+
+
 def test_a_budget_asked_for_is_kept_and_named(free) -> None:
     free(AMPLE)
     plan = plan_for(token_budget=1234)

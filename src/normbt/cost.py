@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from normbt.errors import ConfigError
 
-_LARGEST_DEFAULT_BUDGET = 16_384
-"""Tokens beyond which a larger micro-batch no longer makes matrix products faster on any device in use."""
+LARGEST_BUDGET = 16_384
+"""Tokens beyond which a larger micro-batch no longer makes matrix products faster on an accelerator."""
 _MEMORY_SHARE = 0.8
 """Part of the free memory that activations may fill; the rest is for workspaces and fragmentation."""
 
@@ -147,6 +147,7 @@ def plan_memory(
     element_size: int,
     token_budget: int | None = None,
     checkpointing: bool | None = None,
+    largest_budget: int = LARGEST_BUDGET,
 ) -> MemoryPlan:
     """Choose what was left open of token budget and checkpointing: the fastest that the estimate says will fit.
 
@@ -160,6 +161,7 @@ def plan_memory(
         element_size: bytes of one activation.
         token_budget: most tokens of a micro-batch; ``None`` chooses.
         checkpointing: ``None`` chooses.
+        largest_budget: bound of a budget that is chosen: beyond it, a larger micro-batch is no faster.
 
     Returns:
         The plan. Its estimate can exceed ``free_bytes`` when nothing fits.
@@ -185,7 +187,7 @@ def plan_memory(
         checkpointing = needed(token_budget or longest_pair, False) > usable
     if token_budget is None:
         fitting = int(usable // needed(1, checkpointing))
-        token_budget = max(longest_pair, min(fitting, _LARGEST_DEFAULT_BUDGET))
+        token_budget = max(longest_pair, min(fitting, largest_budget))
     return MemoryPlan(token_budget, checkpointing, needed(token_budget, checkpointing))
 
 

@@ -12,8 +12,11 @@ from torch import nn
 from normbt.attention import packing_obstacle
 from normbt.batches import MicroBatch, lay_out
 from normbt.batching import plan_step
-from normbt.cost import DecoderShape, decoder_shape, pair_flops, plan_memory, training_state_bytes
+from normbt.cost import LARGEST_BUDGET, DecoderShape, decoder_shape, pair_flops, plan_memory, training_state_bytes
 from normbt.packing import Batching, build_packed, build_padded
+
+_LARGEST_CPU_BUDGET = 2_048
+"""Tokens beyond which a micro-batch is no faster on a CPU, whose caches its activations leave."""
 
 
 @dataclass(frozen=True)
@@ -140,6 +143,7 @@ def make_step_plan(
         element_size=2 if low_precision else next(model.parameters()).element_size(),
         token_budget=2 * longest * pairs_per_micro_batch if plan.batching == "padded" else token_budget,
         checkpointing=checkpointing,
+        largest_budget=_LARGEST_CPU_BUDGET if next(model.parameters()).device.type == "cpu" else LARGEST_BUDGET,
     )
     if plan.batching != "padded":
         reasons.append(f"at most {memory.token_budget:,} tokens a micro-batch")
