@@ -1,12 +1,14 @@
 """The job: generate pairs, train twice from the same start, evaluate twice, compare, write ``demo.json``."""
 
-import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypedDict
 
+import datasets
 from transformers import PrinterCallback, TrainerCallback
+from transformers.utils import logging as transformers_logging
 
 from normbt.config import NormBTConfig
 from normbt.demo.comparison import CategoryComparison, compare_by_category
@@ -16,11 +18,10 @@ from normbt.pairs import as_conversation, read_pairs
 from normbt.results import SCHEMA_VERSION, Provenance, provenance, read_evaluation, write_json, write_jsonl
 from normbt.synthetic import CATEGORIES, SyntheticPair, generate_pairs
 from normbt.trainer import NormBTTrainer
-
-logger = logging.getLogger(__name__)
+from normbt.weights import Weighting
 
 DEMO_FILE = "demo.json"
-WEIGHTINGS = {"bt": "none", "normbt": "normbt"}
+WEIGHTINGS: dict[str, Weighting] = {"bt": "none", "normbt": "normbt"}
 """The two methods, by the folder of their files, and the weighting that is their only difference."""
 
 Progress = Callable[[str, int, int], None]
@@ -44,9 +45,9 @@ def run_demo(
     output_dir: str | Path,
     *,
     seed: int = 0,
-    train_pairs: int = 1_000,
-    test_pairs: int = 800,
-    learning_rate: float = 1e-4,
+    train_pairs: int = 800,
+    test_pairs: int = 600,
+    learning_rate: float = 1.5e-4,
     encoder: str | Path | None = None,
     progress: Progress | None = None,
 ) -> DemoSummary:
@@ -95,7 +96,8 @@ def run_demo(
     seconds: dict[str, float] = {}
     for method in WEIGHTINGS:
         started = time.perf_counter()
-        trainer = _train(method, name, train_file, folder, seed, learning_rate, tell)
+        with _without_library_chatter():
+            trainer = _train(method, name, train_file, folder, seed, learning_rate, tell)
         seconds[f"train {method}"] = time.perf_counter() - started
         started = time.perf_counter()
         evaluate(
@@ -149,16 +151,15 @@ def _train(
     method: str, encoder: str, data: Path, folder: Path, seed: int, learning_rate: float, tell: Progress
 ) -> NormBTTrainer:
     args = NormBTConfig(
-        output_dir=str(folder / method / "training"),
+        output_dir=str(folder / method / "model"),
         weighting=WEIGHTINGS[method],
         seed=seed,
         num_train_epochs=1,
-        per_device_train_batch_size=16,
+        per_device_train_batch_size=8,
         learning_rate=learning_rate,
         warmup_steps=0.1,
         max_length=256,
         bf16=False,
-        gradient_checkpointing=False,
         logging_steps=1,
         save_strategy="no",
         report_to="none",
@@ -173,6 +174,24 @@ def _train(
     trainer.save_model(str(folder / method / "model"))
     write_jsonl(folder / method / "training.jsonl", trainer.state.log_history)
     return trainer
+
+
+@contextmanager
+def _without_library_chatter() -> Iterator[None]:
+    """No progress bars and reports of the libraries: `progress` tells, and that the head is new is what is wanted."""
+    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    datasets_bars = datasets.are_progress_bars_disabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()
+        if not datasets_bars:
+            datasets.enable_progress_bars()
 
 
 class _Steps(TrainerCallback):

@@ -45,12 +45,12 @@ def plot_demo(folder: str | Path, *, path: str | Path | None = None) -> Path:
         for x, value in zip(at, values, strict=True):
             accuracy.text(x, 2, f"{value:.0f}", ha="center", va="bottom", color="white", fontsize=9)
     accuracy.axhline(50, color="black", linewidth=0.8, linestyle=":", zorder=0)
-    accuracy.text(len(rows) - 0.45, 50.6, "chance", fontsize=8, va="bottom", ha="right")
+    accuracy.text(len(rows) - 0.55, 50.6, "chance", fontsize=8, va="bottom", ha="left")
     accuracy.set_xticks(list(places), [row["category"] for row in rows])
+    accuracy.set_xlim(-0.6, len(rows) - 0.1)
     accuracy.set_ylim(0, 100)
     accuracy.set_ylabel("pairs ranked right (%), 95 % Wilson interval")
     accuracy.set_title("Accuracy on held-out pairs")
-    accuracy.legend(loc="upper right", frameon=False, ncols=2)
 
     categories = rows[:-1]
     places = range(len(categories))
@@ -71,9 +71,9 @@ def plot_demo(folder: str | Path, *, path: str | Path | None = None) -> Path:
     gradient.set_xticks(list(places), [f"{row['category']}\ndistance {row['distance']:.2f}" for row in categories])
     gradient.set_ylabel("share of the head's gradient (%)")
     gradient.set_title("Who gets the gradient (BT model, same pairs)")
-    gradient.legend(frameon=False)
     for axes in (accuracy, gradient):
         axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), frameon=False, ncols=2)
     figure.suptitle(
         f"BT and NormBT on {summary['train_pairs']:,} generated pairs, one seed ({summary['seed']})", fontsize=11
     )
