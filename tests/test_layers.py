@@ -38,7 +38,7 @@ LAYERS = [
     _layer("1a formulas and parts", "losses stats metrics head packing batching cost", FORMULA_PACKAGES),
     _layer("1b made of them", "weights batches", FORMULA_PACKAGES),
     _layer("2a inputs and outputs", "pairs results attention", DATA_PACKAGES),
-    _layer("2b made of them", "encoding checkpoint reload packing_check step_plan", MODEL_PACKAGES),
+    _layer("2b made of them", "loading encoding checkpoint reload packing_check step_plan", MODEL_PACKAGES),
     _layer("3 data and inference", "synthetic rewardbench scoring", MODEL_PACKAGES),
     _layer("4a settings", "config", JOB_PACKAGES),
     _layer("4b jobs", "trainer evaluate doctor arguments", JOB_PACKAGES),

@@ -7,10 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+import normbt.attention
 import normbt.scoring
 from normbt.errors import ConfigError, DataError, ModelError
 from normbt.head import capture_hidden
-from normbt.scoring import load_reward_model, max_positions, score, score_pairs
+from normbt.loading import load_reward_model, max_positions
+from normbt.scoring import score, score_pairs
 from tiny import BOS, DECODERS, ENCODERS, EOS, PAD, VOCABULARY, padded, random_rows, tiny_model
 
 LENGTHS = (3, 17, 5, 40, 4, 4, 29, 11)
@@ -82,10 +84,11 @@ def test_each_distinct_sequence_goes_through_the_model_once():
     with_duplicates = [rows[0], rows[1], rows[0], tuple(rows[2]), rows[1], rows[0]]
     handle = model.model.register_forward_pre_hook(lambda module, args: seen.append(args[0].shape[0]))
     progress = []
-    scores = score(model, with_duplicates, batch_tokens=9, keep_hidden=True, progress=progress.append)
+    scores = score(model, with_duplicates, batch_tokens=9, pack=False, keep_hidden=True, progress=progress.append)
     handle.remove()
     assert sum(seen) == scores.forwarded == 3
-    np.testing.assert_array_equal(scores.rewards, score(model, rows, batch_tokens=9).rewards[[0, 1, 0, 2, 1, 0]])
+    alone = score(model, rows, batch_tokens=9, pack=False).rewards
+    np.testing.assert_array_equal(scores.rewards, alone[[0, 1, 0, 2, 1, 0]])
     assert scores.hidden.shape == (6, model.config.hidden_size)
     assert progress == sorted(progress)
     assert progress[-1] == 6
@@ -95,8 +98,45 @@ def test_batches_hold_the_token_budget_and_start_with_the_longest():
     model, rows = tiny_model(), random_rows(LENGTHS)
     shapes = []
     model.model.register_forward_pre_hook(lambda module, args: shapes.append(tuple(args[0].shape)))
-    score(model, rows, batch_tokens=34)
+    score(model, rows, batch_tokens=34, pack=False)
     assert shapes == [(1, 40), (1, 29), (2, 17), (4, 5)]
+
+
+def test_answers_to_one_prompt_share_it():
+    model, generator = tiny_model(), torch.Generator().manual_seed(0)
+    words = torch.randint(5, VOCABULARY, (2, 20), generator=generator).tolist()
+    answers = torch.randint(5, VOCABULARY, (2, 6, 4), generator=generator).tolist()
+    rows = [[BOS, *prompt, *answer] for prompt, of_prompt in zip(words, answers, strict=True) for answer in of_prompt]
+    padded = score(model, rows, pack=False)
+
+    shapes, progress = [], []
+    model.model.register_forward_pre_hook(lambda module, args: shapes.append(args[0].shape))
+    packed = score(model, [*rows, rows[0]], batch_tokens=10_000, keep_hidden=True, progress=progress.append)
+    assert packed.batching == "packed"
+    # Three couples for each prompt, each with the prompt once; chance can make answers begin alike.
+    assert shapes[-1][1] <= 2 * 3 * (21 + 4 + 4)
+    assert progress == [13]
+    np.testing.assert_allclose(packed.rewards[:12], padded.rewards, atol=1e-5)
+    assert packed.rewards[12] == packed.rewards[0]
+
+
+def test_an_odd_sequence_is_scored_too():
+    model, rows = tiny_model(), random_rows((9, 5, 7))
+    packed, padded = score(model, rows), score(model, rows, pack=False)
+    assert (packed.batching, padded.batching) == ("packed", "padded")
+    np.testing.assert_allclose(packed.rewards, padded.rewards, atol=1e-5)
+
+
+def test_packing_that_is_not_exact_is_not_used(monkeypatch, caplog):
+    model, rows = tiny_model(), random_rows(LENGTHS)
+    right = normbt.attention.attend
+
+    def leaking(module, query, key, value, *args, **kwargs):
+        return right(module, query, key, value + 0.1 * value.mean(dim=2, keepdim=True), *args, **kwargs)
+
+    monkeypatch.setattr(normbt.attention, "attend", leaking)
+    assert score(model, rows).batching == "padded"
+    assert "DIFFER FROM" in caplog.text
 
 
 def test_dropout_is_off_and_every_module_gets_its_mode_back():
@@ -154,7 +194,7 @@ def test_a_batch_that_does_not_fit_says_what_to_lower(monkeypatch):
 
     monkeypatch.setattr(model.model, "forward", full)
     with pytest.raises(ConfigError, match=r"2 x 4 tokens does not fit.*Lower batch_tokens \(now 99\)"):
-        score(model, random_rows((4, 3)), batch_tokens=99)
+        score(model, random_rows((4, 3)), batch_tokens=99, pack=False)
 
 
 def test_pairs_get_both_rewards_the_distance_and_their_lengths(monkeypatch):

@@ -299,9 +299,9 @@ def evaluate(
 def demo(
     output_dir: Annotated[Path, typer.Option("--output_dir", help="Folder of the result files.")] = Path("demo"),
     seed: Annotated[int, typer.Option("--seed", help="Seed of the pairs, the head and the order of training.")] = 0,
-    train_pairs: Annotated[int, typer.Option("--train_pairs", help="Pairs to train on, once each.")] = 1_000,
-    test_pairs: Annotated[int, typer.Option("--test_pairs", help="Pairs to evaluate on.")] = 800,
-    learning_rate: Annotated[float, typer.Option("--learning_rate", help="Step size, for both methods.")] = 1e-4,
+    train_pairs: Annotated[int, typer.Option("--train_pairs", help="Pairs to train on, once each.")] = 800,
+    test_pairs: Annotated[int, typer.Option("--test_pairs", help="Pairs to evaluate on.")] = 600,
+    learning_rate: Annotated[float, typer.Option("--learning_rate", help="Step size, for both methods.")] = 1.5e-4,
     encoder: Annotated[
         str | None,
         typer.Option("--encoder", metavar="MODEL", help="Pretrained model. Default: MiniLM, from the extra `demo`."),

@@ -16,9 +16,9 @@ from transformers import PreTrainedTokenizerBase
 from normbt.encoding import encode_pairs, prepare_tokenizer
 from normbt.errors import ModelError
 from normbt.head import capture_hidden, find_head, unwrap
+from normbt.loading import load_reward_model
 from normbt.pairs import read_pairs
 from normbt.results import RECORDED_PACKAGES
-from normbt.scoring import load_reward_model
 
 EXTRAS = {
     "train": "training, evaluation and the command line",

@@ -104,6 +104,7 @@ class InferenceSettings(TypedDict):
     attention: str | None
     max_length: int
     batch_tokens: int
+    batching: str
     template: str
     untrained_head: bool
 

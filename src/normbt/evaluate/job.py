@@ -15,6 +15,7 @@ from normbt.errors import ConfigError, DataError, ModelError
 from normbt.evaluate.records import Row, pair_records
 from normbt.evaluate.summary import ScoreTable, scores_by
 from normbt.head import unwrap
+from normbt.loading import has_random_head, load_reward_model, max_positions
 from normbt.pairs import as_conversation, read_pairs
 from normbt.results import (
     LEADERBOARD_FILE,
@@ -27,13 +28,7 @@ from normbt.results import (
     write_json,
     write_jsonl,
 )
-from normbt.scoring import (
-    DEFAULT_BATCH_TOKENS,
-    has_random_head,
-    load_reward_model,
-    max_positions,
-    score_pairs,
-)
+from normbt.scoring import DEFAULT_BATCH_TOKENS, score_pairs
 from normbt.stats import TIE_POLICY
 
 if TYPE_CHECKING:
@@ -100,7 +95,7 @@ def evaluate(
         seed: of the sample, of the resampling, and of an untrained head.
         resamples: number of bootstrap resamples.
         confidence: coverage of the intervals, in ``(0, 1)``.
-        dtype: as in :func:`normbt.scoring.load_reward_model`, like the next four.
+        dtype: as in :func:`normbt.loading.load_reward_model`, like the next four.
         device: where to run.
         attention: implementation of attention.
         allow_untrained_head: evaluate a checkpoint without a head, as a baseline.
@@ -166,6 +161,7 @@ def evaluate(
         attention=getattr(unwrap(loaded).config, "_attn_implementation", None),
         max_length=longest,
         batch_tokens=batch_tokens,
+        batching=scores.batching,
         template=rendered,
         untrained_head=has_random_head(loaded),
     )
