@@ -3,8 +3,8 @@
     python benchmarks/step_growth.py
     python benchmarks/step_growth.py --largest 8192 --plot growth.png
 
-Three series, all of one packed micro-batch, forward and backward of NormBTTrainer's step, timed from 1,024 tokens on by
-doubling: more pairs of one length, longer and longer single pairs, and the same number of longer pairs. A pair is half
+Three series, forward and backward of NormBTTrainer's step with the micro-batches it chooses, timed from 1,024 tokens on
+by doubling: more pairs of one length, longer and longer single pairs, and the same number of longer pairs. A pair is half
 shared prefix, a quarter each answer.
 
 Two numbers are fitted to each series. The exponent is the slope of log time over log tokens. The work ratio is time per
@@ -19,7 +19,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -123,9 +123,8 @@ def random_pair(tokens: int, seed: int) -> dict[str, Any]:
 
 
 def measured(trainer: NormBTTrainer, pair_tokens: Sequence[int], options: argparse.Namespace) -> Point:
-    """Time the step of such pairs, in one micro-batch: the least of some runs, of fewer where one takes long."""
+    """Time the step of such pairs: the least of some runs, of fewer where one takes long."""
     pairs = [random_pair(tokens, seed) for seed, tokens in enumerate(pair_tokens)]
-    trainer.step_plan = replace(trainer.step_plan, token_budget=sum(pair_tokens))
     clock = time.process_time if options.device == "cpu" else time.perf_counter
     times: list[float] = []
     with pair_attention(trainer.model):
