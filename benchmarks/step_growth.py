@@ -4,8 +4,8 @@
     python benchmarks/step_growth.py --largest 8192 --plot growth.png
 
 Three series, forward and backward of NormBTTrainer's step with the micro-batches it chooses, timed from 1,024 tokens on
-by doubling: more pairs of one length, longer and longer single pairs, and the same number of longer pairs. A pair is half
-shared prefix, a quarter each answer.
+by doubling: more pairs of one length, the same number of longer and longer pairs, and one longer and longer pair. A
+pair is half shared prefix, a quarter each answer.
 
 Two numbers are fitted to each series. The exponent is the slope of log time over log tokens. The work ratio is time per
 floating-point operation (`normbt.cost.pair_flops`: matrix products and causal attention over the unique tokens) at the
