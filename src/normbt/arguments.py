@@ -86,9 +86,8 @@ class _Parser(TrlParser):
     """TRL's parser with errors raised instead of printed, and no guessing from abbreviations."""
 
     def __init__(self) -> None:
-        super().__init__(
-            (DataArguments, NormBTConfig, ModelConfig, DatasetMixtureConfig), allow_abbrev=False, add_help=False
-        )
+        parts: Any = (DataArguments, NormBTConfig, ModelConfig, DatasetMixtureConfig)  # TRL's own type takes no class
+        super().__init__(parts, allow_abbrev=False, add_help=False)
         if not torch.accelerator.is_available():
             # Without an accelerator this default of Transformers does nothing but warn at every data loader.
             self.set_defaults(dataloader_pin_memory=False)

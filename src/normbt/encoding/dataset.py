@@ -266,8 +266,9 @@ def longest_sequence(dataset: "Dataset | IterableDataset") -> int | None:
 
     if not isinstance(dataset, Dataset):
         return None
-    batches = dataset.select_columns(["chosen_ids", "rejected_ids"]).iter(batch_size=1000)
-    return max(len(ids) for batch in batches for side in batch.values() for ids in side)
+    sides = ("chosen_ids", "rejected_ids")
+    batches: Any = dataset.select_columns(list(sides)).iter(batch_size=1000)
+    return max(len(ids) for batch in batches for side in sides for ids in batch[side])
 
 
 def _fingerprint(dataset: "Dataset", encode: PairEncoder) -> str:
