@@ -332,6 +332,14 @@ def test_each_evaluation_set_has_its_own_exact_metrics(tmp_path, tokenizer):
         assert metrics[f"eval_{name}_loss"] == pytest.approx(sum(losses) / len(losses), rel=1e-5)
 
 
+def test_a_stream_trains_packed_and_its_rows_are_counted_once(tmp_path, tokenizer):
+    stream = word_pairs(16).to_iterable_dataset()
+    trainer = train(tmp_path, tokenizer, stream, max_steps=4, dataloader_num_workers=0)
+    assert trainer.step_plan.batching == "packed"
+    assert trainer.data_reports["train"].read == 16
+    assert len(logged(trainer, "mu")) == 4
+
+
 @pytest.mark.parametrize("kind", ["bert", "gpt2", "modernbert", "deberta-v2"])
 def test_other_architectures_train(tmp_path, tokenizer, kind):
     trainer = train(tmp_path, tokenizer, word_pairs(16), kind=kind, max_steps=2)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from normbt.attention import pair_attention
 from normbt.head import capture_hidden
-from normbt.packing import TokenPair, build_packed, build_padded
+from normbt.packing import TokenPair, build_packed, build_padded, common_prefix
 
 _ROUNDING = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 6e-2}
 """Relative error of a hidden state that rounding alone may cause, by the dtype the layers compute in."""
@@ -79,6 +79,31 @@ def check_packing(
         leak=_relative_difference(unchanged, packed),
         tolerance=max(_ROUNDING[dtype], _PADDING_MULTIPLE * padding_difference),
     )
+
+
+def made_up_pairs(model: nn.Module, *, count: int = 4, seed: int = 0) -> list[TokenPair]:
+    """Pairs of random tokens of different lengths, for a check where no data are at hand.
+
+    Args:
+        model: gives the vocabulary.
+        count: how many pairs.
+        seed: of the tokens.
+
+    Returns:
+        Pairs with prefixes of 4, 8, 12, ... tokens and answers of unequal length.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    vocabulary = model.get_input_embeddings().num_embeddings  # type: ignore[operator] - a Transformers model
+
+    def tokens(length: int) -> list[int]:
+        return torch.randint(vocabulary, (length,), generator=generator).tolist()
+
+    pairs = []
+    for number in range(1, count + 1):
+        prefix, chosen, rejected = tokens(4 * number), tokens(3 + number), tokens(2 + 5 * number)
+        pair = (prefix + chosen, prefix + rejected)
+        pairs.append(TokenPair(*pair, common_prefix(*pair)))
+    return pairs
 
 
 @contextmanager

@@ -79,6 +79,8 @@ def run_training(arguments: TrainArguments, *, tell: Callable[[str], None] = log
     for name, report in reports.items():
         tell(f"{name}: {report.summary()}")
     tell(_describe(trainer))
+    if trainer.step_plan.batching != "padded":  # padding against the settings was said aloud already
+        tell(trainer.step_plan.reason)
 
     trainer.train(resume_from_checkpoint=arguments.training.resume_from_checkpoint)
     metrics: dict[str, float] = {}

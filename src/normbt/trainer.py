@@ -31,7 +31,7 @@ from normbt.head import HeadCapture, unwrap
 from normbt.losses import bt_loss, centering_term, scaled_bt_loss, sum_to_zero_term
 from normbt.metrics import COLUMNS, pair_metrics, stack_records
 from normbt.packing import as_token_pair
-from normbt.packing_check import check_packing
+from normbt.packing_check import check_packing, made_up_pairs
 from normbt.pairs import DataReport, LiveReport, read_pairs
 from normbt.reload import check_reload
 from normbt.step_plan import StepPlan, make_step_plan
@@ -122,12 +122,12 @@ class NormBTTrainer(RewardTrainer):
         if "chosen_ids" not in get_dataset_column_names(dataset):
             dataset, report = read_pairs(dataset, streaming=isinstance(dataset, IterableDataset))
             reports.append(report)
-            conversational = isinstance(next(iter(dataset))["chosen"], list)
-            for message in prepare_tokenizer(processing_class, conversational=conversational):
-                logger.warning(message)
         lengths = {"max_length": args.max_length, "overlong": args.overlong}
         encoded, report = encode_pairs(dataset, processing_class, num_proc=args.dataset_num_proc, **lengths)
         reports.append(report)
+        for report in reports:
+            if isinstance(report, LiveReport):
+                report.restart()  # encoding has looked into the stream for its columns
         return encoded
 
     @property
@@ -177,15 +177,13 @@ class NormBTTrainer(RewardTrainer):
             self.step_plan = self.step_plan.falling_back(reason)
             logger.warning("%s.", reason)
             return
-        examples = list(islice(iter(self.train_dataset), _CHECKED_PAIRS))
+        if isinstance(self.train_dataset, IterableDataset):
+            pairs = made_up_pairs(self.model)  # looking into a stream would count its first rows twice
+        else:
+            pairs = [as_token_pair(example) for example in islice(iter(self.train_dataset), _CHECKED_PAIRS)]
         dtype = torch.bfloat16 if self.args.bf16 else torch.float16 if self.args.fp16 else self.model.dtype
         with self.accelerator.autocast():
-            check = check_packing(
-                self.model,
-                [as_token_pair(example) for example in examples],
-                share=self.step_plan.batching == "packed",
-                dtype=dtype,
-            )
+            check = check_packing(self.model, pairs, share=self.step_plan.batching == "packed", dtype=dtype)
         if check.passed:
             logger.info("%s", check.summary())
         else:

@@ -159,6 +159,12 @@ class LiveReport:
         """The counts so far, as a value that no longer changes."""
         return DataReport.merge([tally.report() for tally in self._tallies])
 
+    def restart(self) -> None:
+        """Forget the rows counted so far: those that were read only to learn the columns of the stream."""
+        for tally in self._tallies:
+            tally.counts.update(dict.fromkeys(_COUNTS, 0))
+            tally.reasons.clear()
+
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):  # while it is being copied or unpickled the tallies are not there yet
             raise AttributeError(name)
