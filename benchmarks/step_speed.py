@@ -1,7 +1,7 @@
 """Optimizer steps of normbt beside those of TRL's RewardTrainer: the same weights, the same pairs, one run.
 
     python benchmarks/step_speed.py --data ../shared/data/{hh_rlhf_test,arena55k_subset,gsm8k_solutions}.jsonl.gz
-    python benchmarks/step_speed.py --model 100m --pairs 8 --repeats 1 --data ../shared/data/hh_rlhf_test.jsonl.gz
+    python benchmarks/step_speed.py --model 100m --pairs 8 --repeats 1 --data ../shared/data/gsm8k_solutions.jsonl.gz
     python benchmarks/step_speed.py --model 0.5b --pairs 64 --device cuda --data ...
 
 The contestants:
@@ -26,15 +26,14 @@ time (those of the wall clock are printed beside); on CUDA of the wall clock.
 What is printed for each. `unique tok/s`: tokens when a common prefix counts once and padding not at all. `efficiency`:
 these over the tokens the model was run on. `work`: floating-point work done (padding, prompts twice, whole squares
 under dense masks, forwards run again) over that of the unique tokens; no layout can be faster than this says, only
-nearer to the limit. `of limit`: time that the floating-point work of the unique tokens (forward
-and backward, nothing computed twice) would take at the rate of a large matrix product measured in the same rounds, over
-the time taken. `peak memory`: of a process that trains this contestant alone, resident on the CPU, allocated on CUDA.
+nearer to the limit. `of limit`: time that the floating-point work of the unique tokens (forward and backward, nothing
+computed twice) would take at the rate of a large matrix product measured in the same rounds, over the time taken. `peak
+memory`: of a process that trains this contestant alone, resident on the CPU (Linux only), allocated on CUDA.
 """
 
 import argparse
 import math
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -317,7 +316,9 @@ def print_peak(options: argparse.Namespace, tokenizer: Any) -> None:
     if options.device == "cuda":
         print(torch.cuda.max_memory_allocated())
     else:
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+        # Not ru_maxrss: a child starts with its parent's.
+        (peak,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
+        print(int(peak.split()[1]) * 1024)
 
 
 def print_header(options: argparse.Namespace, tokenizer: Any) -> None:
