@@ -161,7 +161,7 @@ def common_prefix(chosen_ids: Sequence[int], rejected_ids: Sequence[int]) -> int
         >>> common_prefix([1, 2, 3], [1, 2, 9, 9]), common_prefix([1, 2], [1, 2, 3])
         (2, 1)
     """
-    longest = min(len(chosen_ids), len(rejected_ids)) - 1
+    longest = max(0, min(len(chosen_ids), len(rejected_ids)) - 1)
     differing = (i for i in range(longest) if chosen_ids[i] != rejected_ids[i])
     return next(differing, longest)
 

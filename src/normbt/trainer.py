@@ -354,7 +354,7 @@ class NormBTTrainer(RewardTrainer):
         if self.model.training and self._steps_recorded:
             records = self._take_records("train")
             metrics = pair_metrics(records, max_weight=self._max_weight)
-            metrics["effective_batch_size"] = metrics.pop("effective_pairs") / max(self._steps_recorded, 1)
+            metrics["effective_batch_size"] = metrics.pop("effective_pairs") / self._steps_recorded
             self._steps_recorded = 0
             if self.args.weighting == "normbt":
                 metrics["mu"] = float(self._ema.mean)

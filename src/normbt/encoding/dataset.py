@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from normbt.encoding.overlong import cut_pair, require_length, require_policy
 from normbt.encoding.sequences import TEMPLATE_COLUMNS, Encoded, Encoder, common_prefix, template_options
 from normbt.errors import DataError
+from normbt.packing import common_prefix as shareable_prefix
 from normbt.pairs import DataReport, LiveReport, Tally
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ class PairEncoder:
             **{name: batch[name] for name in KEPT_COLUMNS if name in batch},
             "chosen_ids": [pair.chosen for pair in pairs],
             "rejected_ids": [pair.rejected for pair in pairs],
-            "prefix_length": [_own_prefix(pair.chosen, pair.rejected) for pair in pairs],
+            "prefix_length": [shareable_prefix(pair.chosen, pair.rejected) for pair in pairs],
             "outcome": [OUTCOMES.index(pair.outcome) for pair in pairs],
             "eos_appended": [pair.eos_appended for pair in pairs],
             "truncated": [pair.truncated for pair in pairs],
@@ -128,7 +129,7 @@ class PairEncoder:
 
     def _cut(self, row: dict[str, Any], chosen: list[int], rejected: list[int]) -> tuple[list[int], list[int]] | None:
         assert self.max_length is not None
-        prompt_length = _own_prefix(chosen, rejected)
+        prompt_length = shareable_prefix(chosen, rejected)
         # The prompt is at most what both sides share: where that is too short to cut, it need not be tokenised.
         can_fit = max(len(chosen), len(rejected)) - self.max_length <= prompt_length
         if can_fit and (prompt := _prompt_of(row)) is not None:
@@ -143,11 +144,6 @@ def _joined(row: dict[str, Any], side: str) -> Any:
 
 def _options(row: dict[str, Any]) -> dict[str, Any]:
     return template_options(*(row.get(name) for name in TEMPLATE_COLUMNS))
-
-
-def _own_prefix(chosen: Sequence[int], rejected: Sequence[int]) -> int:
-    """Shared leading tokens, one token of each side left over."""
-    return max(0, min(common_prefix(chosen, rejected), len(chosen) - 1, len(rejected) - 1))
 
 
 def _prompt_of(row: dict[str, Any]) -> Any:
