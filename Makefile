@@ -36,8 +36,8 @@ $(INSTALLED): pyproject.toml constraints.txt
 demo: install ## train BT and NormBT on built-in pairs and compare them (under six minutes on two cores)
 	$(BIN)/normbt demo $(ARGS)
 
-test: install ## run every test and every doctest
-	$(BIN)/python -m pytest $(ARGS)
+test: install ## run every test and every doctest, on two processes
+	$(BIN)/python -m pytest -n 2 $(ARGS)
 
 fast: install ## run the tests that take under ten seconds each
 	$(BIN)/python -m pytest -m "not slow" $(ARGS)

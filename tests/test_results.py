@@ -13,7 +13,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import normbt.results
 from normbt.errors import ConfigError, DataError, StateError
 from normbt.results import (
     PAIRS_FILE,
@@ -26,6 +25,8 @@ from normbt.results import (
     write_json,
     write_jsonl,
 )
+from normbt.results import files as files_module
+from normbt.results import origin as origin_module
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=8),
@@ -80,7 +81,7 @@ def test_a_full_disk_leaves_the_earlier_file_and_no_remains(tmp_path, monkeypatc
     def full(descriptor):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(normbt.results.os, "fsync", full)
+    monkeypatch.setattr(files_module.os, "fsync", full)
     with pytest.raises(ConfigError, match=r"Cannot write .*rows\.jsonl: No space left on device.*other output folder"):
         write_jsonl(target, [{"new": True}])
     assert list(read_jsonl(target)) == [{"old": True}]
@@ -179,7 +180,7 @@ def test_the_commit_is_that_of_a_checkout_and_only_of_a_checkout(tmp_path, monke
     source = tmp_path / "repository" / "results.py"
     source.parent.mkdir()
     source.write_text("x = 1\n")
-    monkeypatch.setattr(normbt.results, "__file__", str(source))
+    monkeypatch.setattr(origin_module, "__file__", str(source))
 
     def git(*arguments):
         who = ["-c", "user.name=a", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false", "-c", "core.hooksPath="]
@@ -187,16 +188,16 @@ def test_the_commit_is_that_of_a_checkout_and_only_of_a_checkout(tmp_path, monke
 
     git("init")
     git("commit", "--allow-empty", "-m", "empty")
-    assert normbt.results._commit() is None  # inside a repository, not part of it
+    assert origin_module._commit() is None  # inside a repository, not part of it
     git("add", "results.py")
     git("commit", "-m", "add")
-    clean = normbt.results._commit()
+    clean = origin_module._commit()
     assert clean is not None
     assert len(clean) == 40
     source.write_text("x = 2\n")
-    assert normbt.results._commit() == f"{clean}-dirty"
+    assert origin_module._commit() == f"{clean}-dirty"
     monkeypatch.setenv("PATH", "")
-    assert normbt.results._commit() is None  # no git on this machine
+    assert origin_module._commit() is None  # no git on this machine
 
 
 def test_reading_results_needs_no_torch():
@@ -234,7 +235,9 @@ def documented_fields(text):
 
 def test_every_field_of_every_file_is_documented_and_nothing_else():
     package = PROJECT / "src" / "normbt"
-    declared = declared_fields(package / "results.py")
+    declared = {}
+    for path in sorted((package / "results").glob("*.py")):
+        declared |= declared_fields(path)
     assert len(declared) == 7
     declared |= declared_fields(package / "pairs" / "report.py", only="DataReport")
     declared |= declared_fields(package / "train.py", only="TrainingDataReport")

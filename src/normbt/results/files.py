@@ -1,25 +1,19 @@
-"""The files a job writes: every field with its type, and the only functions that write and read them.
+"""Write and read result files: each appears whole or not at all.
 
-A file appears whole or not at all: it is written beside its final name, flushed to the disk and renamed. Numbers that
-JSON cannot hold (NaN, infinities) become ``null``, are counted, and are named in a warning. ``docs/results-format.md``
-describes every field declared here, and a test compares the two.
+A file is written beside its final name, flushed to the disk and renamed. Numbers that JSON cannot hold (NaN,
+infinities) become ``null``, are counted, and are named in a warning.
 """
 
 import contextlib
 import hashlib
-import importlib.metadata
 import json
 import logging
 import math
 import os
-import platform
 import secrets
-import subprocess
-import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -29,114 +23,6 @@ logger = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 1
 """Version of the file formats below; raised by one whenever the meaning of an existing field changes."""
-
-PAIRS_FILE = "pairs.jsonl"
-SUMMARY_FILE = "summary.json"
-LEADERBOARD_FILE = "leaderboard.json"
-
-RECORDED_PACKAGES = ("torch", "transformers", "trl", "accelerate", "datasets", "peft", "tokenizers", "numpy", "scipy")
-
-
-class Provenance(TypedDict):
-    """Where a result comes from: enough to run it again."""
-
-    created: str
-    command: list[str]
-    normbt: str | None
-    commit: str | None
-    python: str
-    platform: str
-    packages: dict[str, str | None]
-    seed: int | None
-    config: dict[str, Any]
-    data: list[dict[str, Any]]
-
-
-class EvaluationPair(TypedDict):
-    """One line of an evaluation's ``pairs.jsonl``."""
-
-    id: str
-    source: str | None
-    category: str | None
-    subset: str | None
-    cluster_id: str
-    score_chosen: float | None
-    score_rejected: float | None
-    correct: bool
-    tie: bool
-    distance: float | None
-    n_tokens_chosen: int
-    n_tokens_rejected: int
-    truncated: bool
-    n_characters_chosen: int
-    n_characters_rejected: int
-
-
-class Score(TypedDict):
-    """An accuracy (or a weighted mean of accuracies) over a group of pairs, with its intervals and counts."""
-
-    value: float
-    low: float
-    high: float
-    wilson_low: float | None
-    wilson_high: float | None
-    length_only: float
-    pairs: int
-    clusters: int
-    correct: int
-    ties: int
-    non_finite: int
-    truncated: int
-
-
-class Coverage(TypedDict):
-    """How much of the official benchmark the data held."""
-
-    missing_subsets: list[str]
-    incomplete_subsets: dict[str, list[int]]
-
-
-class InferenceSettings(TypedDict):
-    """What decides the exact value of a score, apart from the weights."""
-
-    dtype: str
-    device: str
-    attention: str | None
-    max_length: int
-    batch_tokens: int
-    batching: str
-    template: str
-    untrained_head: bool
-
-
-class EvaluationSummary(TypedDict):
-    """An evaluation's ``summary.json``."""
-
-    schema_version: int
-    kind: str
-    model: str
-    suite: str
-    tie_policy: str
-    headline: str
-    score: Score
-    accuracy: Score
-    sections: dict[str, Score]
-    categories: dict[str, Score]
-    subsets: dict[str, Score]
-    sources: dict[str, Score]
-    coverage: Coverage | None
-    confidence: float
-    resamples: int
-    inference: InferenceSettings
-    pairs_sha256: str
-    provenance: Provenance
-
-
-class LeaderboardMetadata(TypedDict):
-    """The fields of ``leaderboard.json`` that are not subsets; every other key is a subset with its accuracy."""
-
-    model: str
-    model_type: str
 
 
 class Written(NamedTuple):
@@ -215,7 +101,7 @@ def read_json(path: str | os.PathLike[str], *, kind: str | None = None) -> dict[
     """
     path = Path(path)
     try:
-        record = json.loads(_read_text(path))
+        record = json.loads(read_text(path))
     except json.JSONDecodeError as error:
         raise DataError(f"{path} line {error.lineno}: not valid JSON ({error.msg}). Write it again.") from error
     if not isinstance(record, dict):
@@ -246,57 +132,6 @@ def read_jsonl(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
         if not isinstance(row, dict):
             raise DataError(f"{path} line {number}: wanted a JSON object, found {type(row).__name__}.")
         yield row
-
-
-def read_evaluation(folder: str | os.PathLike[str]) -> tuple[EvaluationSummary, list[EvaluationPair]]:
-    """Read the summary and the pairs of one evaluation, and check that they belong together.
-
-    Raises:
-        DataError: a file is missing or is not what its name says.
-        StateError: the pairs are not those the summary was made from, or the format is newer than this program.
-    """
-    folder = Path(folder)
-    summary = read_json(folder / SUMMARY_FILE, kind="evaluation")
-    pairs_path = folder / PAIRS_FILE
-    found = hashlib.sha256(_read_text(pairs_path).encode()).hexdigest()
-    if found != summary["pairs_sha256"]:
-        raise StateError(
-            f"{pairs_path} is not the file that {folder / SUMMARY_FILE} describes (SHA-256 {found[:12]}…, wanted "
-            f"{summary['pairs_sha256'][:12]}…): an evaluation was cut short or a file was edited. Evaluate again."
-        )
-    return summary, list(read_jsonl(pairs_path))  # type: ignore[return-value]  # the digest vouches for the shape
-
-
-def provenance(
-    *, config: Mapping[str, Any], seed: int | None = None, data: Sequence[Mapping[str, Any]] = ()
-) -> Provenance:
-    """Collect where a result comes from, without importing any of the packages it names.
-
-    Args:
-        config: the settings of the run; values of settings that hold secrets are replaced by ``"***"``.
-        seed: the seed everything random was drawn from.
-        data: one record per data set that was read: source, digest, and what was kept and dropped.
-
-    Returns:
-        Versions, commit, command line, settings and data of this run.
-
-    Example:
-        >>> record = provenance(config={"beta": 0.9, "hub_token": "hf_abc"}, seed=0)
-        >>> record["config"], record["seed"]
-        ({'beta': 0.9, 'hub_token': '***'}, 0)
-    """
-    return Provenance(
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        command=_hide_secret_arguments(sys.argv),
-        normbt=_version("normbt"),
-        commit=_commit(),
-        python=platform.python_version(),
-        platform=platform.platform(),
-        packages={name: _version(name) for name in RECORDED_PACKAGES},
-        seed=seed,
-        config={key: "***" if value is not None and _is_secret(str(key)) else value for key, value in config.items()},
-        data=[dict(record) for record in data],
-    )
 
 
 def _strict(record: Any, field: str = "") -> tuple[Any, list[str]]:
@@ -368,49 +203,6 @@ def _read_lines(path: Path) -> Iterator[str]:
         raise DataError(f"{path}: not UTF-8 text ({error.reason}). Is this a result file?") from error
 
 
-def _read_text(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """The whole of a result file; a missing or unreadable one is a :class:`~normbt.errors.DataError`."""
     return "".join(_read_lines(path))
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def _commit() -> str | None:
-    """Commit of the checkout this package runs from (with ``-dirty`` when edited); None when it is installed."""
-    source = Path(__file__).resolve()
-    # A virtual environment inside somebody's repository is not a checkout of normbt: the file must be tracked.
-    if _git(source.parent, "ls-files", "--error-unmatch", source.name) is None:
-        return None
-    return _git(source.parent, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
-
-
-def _git(folder: Path, *arguments: str) -> str | None:
-    try:
-        done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=10)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None
-
-
-def _is_secret(name: str) -> bool:
-    words = name.lower().lstrip("-").replace("-", "_").split("_")
-    return words[-1] in {"token", "password", "secret"} or words[-2:] == ["api", "key"]
-
-
-def _hide_secret_arguments(arguments: Sequence[str]) -> list[str]:
-    shown: list[str] = []
-    hide_next = False
-    for argument in arguments:
-        name, equals, _ = argument.partition("=")
-        if hide_next and not argument.startswith("--"):
-            shown.append("***")
-        elif name.startswith("--") and equals and _is_secret(name):
-            shown.append(f"{name}=***")
-        else:
-            shown.append(argument)
-        hide_next = argument.startswith("--") and not equals and _is_secret(argument)
-    return shown

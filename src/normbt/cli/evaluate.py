@@ -1,0 +1,113 @@
+"""`normbt evaluate`."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from normbt.cli.terminal import messages, output, page, progress_bar
+
+
+class Suite(StrEnum):
+    """Benchmarks that `normbt evaluate` knows."""
+
+    REWARDBENCH = "rewardbench"
+    PAIRS = "pairs"
+
+
+class Template(StrEnum):
+    """How plain text becomes what the model reads."""
+
+    AUTO = "auto"
+    CHAT = "chat"
+    PLAIN = "plain"
+
+
+class Precision(StrEnum):
+    """Number formats of the weights."""
+
+    AUTO = "auto"
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
+
+
+def evaluate(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Reward model: a folder, an adapter's, or a Hub name.")],
+    suite: Annotated[
+        Suite, typer.Option("--suite", help="RewardBench v1 by its own rules, or any preference pairs.")
+    ] = Suite.REWARDBENCH,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            "--data",
+            metavar="FILE",
+            help="The pairs: a file, a folder or a Hub name. Default for rewardbench: allenai/reward-bench.",
+        ),
+    ] = None,
+    split: Annotated[str | None, typer.Option("--split", help="Split of the data to read.")] = None,
+    output_dir: Annotated[
+        Path | None,
+        typer.Option("--output_dir", help="Folder of the result files. Default: evaluations/MODEL/SUITE."),
+    ] = None,
+    template: Annotated[
+        Template,
+        typer.Option(
+            "--template",
+            help="Plain text through the chat template always (chat), never (plain), or for RewardBench (auto).",
+        ),
+    ] = Template.AUTO,
+    max_length: Annotated[
+        int | None,
+        typer.Option("--max_length", help="Most tokens; longer prompts are cut and counted. Default: 2048 or less."),
+    ] = None,
+    batch_tokens: Annotated[int, typer.Option("--batch_tokens", help="Most tokens in a batch.")] = 16_384,
+    limit: Annotated[int | None, typer.Option("--limit", help="Evaluate a random sample of so many pairs.")] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the sample and of the resampling.")] = 0,
+    resamples: Annotated[int, typer.Option("--resamples", help="Bootstrap resamples behind the intervals.")] = 10_000,
+    confidence: Annotated[float, typer.Option("--confidence", help="Coverage of the intervals.")] = 0.95,
+    dtype: Annotated[Precision, typer.Option("--dtype", help="Number format of the weights.")] = Precision.AUTO,
+    device: Annotated[str | None, typer.Option("--device", help="Such as cuda:1. Default: the first GPU.")] = None,
+    attention: Annotated[str | None, typer.Option("--attention", help="Attention, such as sdpa or eager.")] = None,
+    allow_untrained_head: Annotated[
+        bool, typer.Option("--allow_untrained_head", help="Put a random head on a base model, as a baseline.")
+    ] = False,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust_remote_code", help="Run Python code that the model brings along.")
+    ] = False,
+) -> None:
+    """Score a benchmark: a table with intervals, and one line of JSON for every pair.
+
+    Example: normbt evaluate ./rm --suite rewardbench --data rewardbench.jsonl.gz
+    """
+    with messages.status("loading"):
+        from normbt.evaluate import evaluate as run_evaluation
+        from normbt.evaluate import render_summary
+
+    folder = output_dir or Path("evaluations", Path(model).name, suite.value)
+    with progress_bar() as bar:
+        scored = bar.add_task("scoring", total=None)
+        summary = run_evaluation(
+            model,
+            output_dir=folder,
+            suite=suite.value,
+            data=data,
+            split=split,
+            template=template.value,
+            max_length=max_length,
+            batch_tokens=batch_tokens,
+            limit=limit,
+            seed=seed,
+            resamples=resamples,
+            confidence=confidence,
+            dtype=dtype.value,
+            device=device,
+            attention=attention,
+            allow_untrained_head=allow_untrained_head,
+            trust_remote_code=trust_remote_code,
+            progress=lambda done, total: bar.update(scored, completed=done, total=total),
+        )
+    page.print(render_summary(summary))
+    output.print(f"Result files in {escape(str(folder))}")

@@ -1,0 +1,41 @@
+"""The files a job writes: every field with its type, and the only functions that write and read them.
+
+``docs/results-format.md`` describes every field declared here, and a test compares the two.
+"""
+
+from normbt.results.evaluation import (
+    LEADERBOARD_FILE,
+    PAIRS_FILE,
+    SUMMARY_FILE,
+    Coverage,
+    EvaluationPair,
+    EvaluationSummary,
+    InferenceSettings,
+    LeaderboardMetadata,
+    Score,
+    read_evaluation,
+)
+from normbt.results.files import SCHEMA_VERSION, Written, read_json, read_jsonl, write_json, write_jsonl
+from normbt.results.origin import RECORDED_PACKAGES, Provenance, provenance
+
+__all__ = [
+    "LEADERBOARD_FILE",
+    "PAIRS_FILE",
+    "RECORDED_PACKAGES",
+    "SCHEMA_VERSION",
+    "SUMMARY_FILE",
+    "Coverage",
+    "EvaluationPair",
+    "EvaluationSummary",
+    "InferenceSettings",
+    "LeaderboardMetadata",
+    "Provenance",
+    "Score",
+    "Written",
+    "provenance",
+    "read_evaluation",
+    "read_json",
+    "read_jsonl",
+    "write_json",
+    "write_jsonl",
+]
