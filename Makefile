@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/.installed
 # Arguments for the tool behind a target, e.g. `make test ARGS="-k weights -x"`.
 ARGS ?=
 
-.PHONY: help install demo test fast layers doctests lint format types check bench clean
+.PHONY: help install demo test fast layers doctests docs lint format types check bench clean
 
 help: ## print this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -48,6 +48,9 @@ layers: install ## check that imports only go down
 doctests: install ## run the examples in the docstrings
 	$(BIN)/python -m pytest -q src $(ARGS)
 
+docs: install ## build the docs as a site, in site/; a broken link or a page without a place is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
 lint: install ## check style and formatting (ruff)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -59,10 +62,10 @@ format: install ## mend style and formatting in place (ruff)
 types: install ## check types: strict on the core, basic above (pyright)
 	$(BIN)/pyright
 
-check: lint types layers test ## everything CI runs
+check: lint types layers docs test ## everything CI runs
 
 bench: install ## step time and memory of NormBT beside plain BT
 	$(BIN)/python benchmarks/loss_overhead.py $(ARGS)
 
 clean: ## remove .venv and caches
-	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis build dist
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis build dist site
