@@ -19,6 +19,7 @@ from normbt.results import (
     SCHEMA_VERSION,
     SUMMARY_FILE,
     provenance,
+    read_diagnosis,
     read_evaluation,
     read_json,
     read_jsonl,
@@ -152,6 +153,22 @@ def test_an_evaluation_whose_pairs_were_changed_is_refused(tmp_path):
         read_evaluation(tmp_path)
 
 
+def test_a_diagnosis_whose_pairs_were_changed_is_refused_and_the_others_are_read_one_by_one(tmp_path):
+    written = write_jsonl(tmp_path / PAIRS_FILE, [{"id": "a"}, {"id": "ü"}])
+    summary = {"schema_version": SCHEMA_VERSION, "kind": "diagnosis", "pairs_sha256": written.sha256}
+    write_json(tmp_path / SUMMARY_FILE, summary)
+    read, pairs = read_diagnosis(tmp_path)
+    assert read == summary
+    assert next(pairs) == {"id": "a"}
+    assert list(pairs) == [{"id": "ü"}]
+    write_jsonl(tmp_path / PAIRS_FILE, [{"id": "a"}])
+    with pytest.raises(StateError, match=r"is not the file that .*summary\.json describes.*Diagnose again"):
+        read_diagnosis(tmp_path)
+    (tmp_path / PAIRS_FILE).unlink()
+    with pytest.raises(DataError, match=r"Cannot read .*pairs\.jsonl"):
+        read_diagnosis(tmp_path)
+
+
 def test_provenance_hides_secrets_and_names_versions(monkeypatch):
     command = [
         "normbt",
@@ -238,7 +255,7 @@ def test_every_field_of_every_file_is_documented_and_nothing_else():
     declared = {}
     for path in sorted((package / "results").glob("*.py")):
         declared |= declared_fields(path)
-    assert len(declared) == 7
+    assert len(declared) == 19
     declared |= declared_fields(package / "pairs" / "report.py", only="DataReport")
     declared |= declared_fields(package / "train.py", only="TrainingDataReport")
     declared |= declared_fields(package / "checkpoint.py", only="TrainingState")

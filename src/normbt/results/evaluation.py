@@ -1,12 +1,10 @@
 """The files of an evaluation: every field with its type."""
 
-import hashlib
 import os
 from pathlib import Path
 from typing import TypedDict
 
-from normbt.errors import StateError
-from normbt.results.files import read_json, read_jsonl, read_text
+from normbt.results.files import check_digest, read_json, read_jsonl
 from normbt.results.origin import Provenance
 
 PAIRS_FILE = "pairs.jsonl"
@@ -110,11 +108,5 @@ def read_evaluation(folder: str | os.PathLike[str]) -> tuple[EvaluationSummary, 
     """
     folder = Path(folder)
     summary = read_json(folder / SUMMARY_FILE, kind="evaluation")
-    pairs_path = folder / PAIRS_FILE
-    found = hashlib.sha256(read_text(pairs_path).encode()).hexdigest()
-    if found != summary["pairs_sha256"]:
-        raise StateError(
-            f"{pairs_path} is not the file that {folder / SUMMARY_FILE} describes (SHA-256 {found[:12]}…, wanted "
-            f"{summary['pairs_sha256'][:12]}…): an evaluation was cut short or a file was edited. Evaluate again."
-        )
-    return summary, list(read_jsonl(pairs_path))  # type: ignore[return-value]  # the digest vouches for the shape
+    check_digest(folder / PAIRS_FILE, summary["pairs_sha256"], described_by=folder / SUMMARY_FILE, again="Evaluate")
+    return summary, list(read_jsonl(folder / PAIRS_FILE))  # type: ignore[return-value]  # the digest vouches for it

@@ -134,6 +134,31 @@ def read_jsonl(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
         yield row
 
 
+def check_digest(path: Path, sha256: str, *, described_by: Path, again: str) -> None:
+    """Refuse rows that are not those a summary was made from; reads the file in pieces, whatever its size.
+
+    Args:
+        path: the rows.
+        sha256: the digest that the summary names.
+        described_by: the summary.
+        again: what to do again, such as "Evaluate".
+
+    Raises:
+        DataError: the rows cannot be read.
+        StateError: the digests differ.
+    """
+    try:
+        with path.open("rb") as stream:
+            found = hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    if found != sha256:
+        raise StateError(
+            f"{path} is not the file that {described_by} describes (SHA-256 {found[:12]}…, wanted {sha256[:12]}…): a "
+            f"run was cut short or a file was edited. {again} again."
+        )
+
+
 def _strict(record: Any, field: str = "") -> tuple[Any, list[str]]:
     """Copy of ``record`` in plain JSON types, and the names of the fields whose number was not finite."""
     if record is None or isinstance(record, str | bool | int):
@@ -196,11 +221,13 @@ def _read_lines(path: Path) -> Iterator[str]:
         with path.open(encoding="utf-8") as stream:
             yield from stream
     except OSError as error:
-        raise DataError(
-            f"Cannot read {path}: {error.strerror or error}. Is this the folder of a finished run?"
-        ) from error
+        raise _unreadable(path, error) from error
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 text ({error.reason}). Is this a result file?") from error
+
+
+def _unreadable(path: Path, error: OSError) -> DataError:
+    return DataError(f"Cannot read {path}: {error.strerror or error}. Is this the folder of a finished run?")
 
 
 def read_text(path: Path) -> str:
