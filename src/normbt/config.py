@@ -7,10 +7,10 @@ from transformers.utils import is_torch_bf16_gpu_available
 from trl import RewardConfig
 
 from normbt.errors import ConfigError
+from normbt.objective import Loss
 from normbt.packing import Batching
 from normbt.weights import Distance, Weighting
 
-Loss = Literal["bt", "scaled_bt"]
 Overlong = Literal["drop", "truncate-prompt"]
 
 

@@ -1,7 +1,6 @@
 """The trainer: TRL's RewardTrainer with any pair loss, any weighting, and a running mean that moves once per step."""
 
 import contextlib
-import copy
 import inspect
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -21,21 +20,22 @@ from trl import RewardTrainer
 from trl.data_utils import get_dataset_column_names
 from trl.trainer.utils import get_config_model_id
 
+from normbt.adapters import check_head_is_trained, reward_peft_config
 from normbt.attention import pair_attention
 from normbt.batches import MicroBatch, PairExamples, StepBatches, from_collator, pair_count
 from normbt.checkpoint import TrainingState, load_state, save_state
 from normbt.config import NormBTConfig
 from normbt.encoding import encode_pairs, longest_sequence, prepare_tokenizer
-from normbt.errors import ConfigError, DataError, ModelError
+from normbt.errors import ConfigError
 from normbt.head import HeadCapture, unwrap
-from normbt.losses import bt_loss, centering_term, scaled_bt_loss, sum_to_zero_term
 from normbt.metrics import COLUMNS, pair_metrics, stack_records
+from normbt.objective import Objective
 from normbt.packing import as_token_pair
 from normbt.packing_check import check_packing, made_up_pairs
 from normbt.pairs import DataReport, LiveReport, read_pairs
 from normbt.reload import check_reload
 from normbt.step_plan import StepPlan, make_step_plan
-from normbt.weights import EmaState, all_reduce_sum, pair_distance, pair_weights, update_ema
+from normbt.weights import EmaState, all_reduce_sum, pair_distance, update_ema
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +86,7 @@ class NormBTTrainer(RewardTrainer):
         if not isinstance(args, NormBTConfig):
             raise ConfigError(f"args must be a NormBTConfig, got {type(args).__name__}; it takes the same settings.")
         custom_collator = kwargs.pop("data_collator", None)
-        kwargs["peft_config"] = _reward_peft_config(kwargs.get("peft_config"))
+        kwargs["peft_config"] = reward_peft_config(kwargs.get("peft_config"))
         tokenizer = kwargs.get("processing_class") or _load_tokenizer(model, args)
         kwargs["processing_class"] = tokenizer
         for message in prepare_tokenizer(tokenizer):
@@ -99,9 +99,10 @@ class NormBTTrainer(RewardTrainer):
             logger.warning("The embedding was resized to the tokenizer's %d tokens.", len(tokenizer))
             self.model.resize_token_embeddings(len(tokenizer))
         self._capture = HeadCapture(self.model)
-        self._check_head_is_trained()
+        check_head_is_trained(self.model, self._capture)
         self.step_plan = self._make_step_plan()
         self._forward_options = _forward_options(self.model)
+        self._objective = Objective(**{name: getattr(args, name) for name in Objective.__dataclass_fields__})
         self._ema = EmaState() if args.mu_init is None else EmaState(args.mu_init, 1)
         self._mu_is_set = args.mu_init is not None
         self._step_distances = torch.zeros(2, device=self.args.device)  # sum and count over this optimizer step
@@ -298,29 +299,21 @@ class NormBTTrainer(RewardTrainer):
         rewards, hidden, outputs = self._forward(model, batch)
         if batch.pairs == 0:
             loss = 0.0 * rewards.sum()
-            if self.args.weighting == "batch":
-                all_reduce_sum(torch.zeros(2, device=rewards.device))  # the other processes wait for it
+            self._objective.take_part(rewards.device)
             return (loss, outputs) if return_outputs else loss
-        chosen, rejected = rewards.chunk(2)
-        distance = pair_distance(*hidden.chunk(2), kind=self.args.distance)
-        with torch.autocast(rewards.device.type, enabled=False):
-            losses = self._pair_loss(chosen, rejected, batch.margin)
-            weights = self._pair_weights(distance)
-            objective = weights * losses
-            if self.args.center_rewards_coefficient is not None:
-                objective = objective + self.args.center_rewards_coefficient * centering_term(chosen, rejected)
-            if self.args.bsr_coefficient is not None:
-                objective = objective + self.args.bsr_coefficient * sum_to_zero_term(chosen, rejected)
-            if num_items_in_batch is None:
-                loss = objective.mean()
-            else:
-                # Gradients are averaged over the processes afterwards, hence their number as a factor.
-                loss = objective.sum() * self.accelerator.num_processes / num_items_in_batch
+        mu = self._ema.mean if self._mu_is_set else None  # none yet in an evaluation before any training
+        terms = self._objective(rewards, hidden, batch.margin, mu=mu)
+        if num_items_in_batch is None:
+            loss = terms.objective.mean()
+        else:
+            # Gradients are averaged over the processes afterwards, hence their number as a factor.
+            loss = terms.objective.sum() * self.accelerator.num_processes / num_items_in_batch
 
         if mode == "train":
             self._tokens += batch.tokens
-            self._step_distances += torch.stack([distance.sum(), distance.new_tensor(float(batch.pairs))])
-        self._records[mode].append(stack_records(chosen, rejected, distance, weights, losses, objective))
+            self._step_distances += torch.stack([terms.distance.sum(), terms.distance.new_tensor(float(batch.pairs))])
+        chosen, rejected = rewards.chunk(2)
+        self._records[mode].append(stack_records(chosen, rejected, *terms))
         return (loss, outputs) if return_outputs else loss
 
     def _forward(self, model: nn.Module, batch: MicroBatch) -> tuple[Tensor, Tensor, Any]:
@@ -329,23 +322,6 @@ class NormBTTrainer(RewardTrainer):
             outputs = model(**{**batch.inputs, **self._forward_options})
         # The rewards are taken from the outputs: that is where FSDP and DeepSpeed hook the backward pass.
         return outputs["logits"].squeeze(-1), captured.hidden, outputs
-
-    def _pair_loss(self, chosen: Tensor, rejected: Tensor, margin: Tensor | None) -> Tensor:
-        if self.args.loss == "scaled_bt":
-            if margin is None:
-                raise DataError("loss 'scaled_bt' multiplies by the margin, and the data have no column `margin`.")
-            return scaled_bt_loss(chosen, rejected, margin)
-        return bt_loss(chosen, rejected, margin, smoothing=self.args.smoothing)
-
-    def _pair_weights(self, distance: Tensor) -> Tensor:
-        if self.args.weighting == "none" or (self.args.weighting == "normbt" and not self._mu_is_set):
-            return torch.ones_like(distance)  # an evaluation before any training has no mu yet
-        if self.args.weighting == "batch":
-            total, count = all_reduce_sum(torch.stack([distance.sum(), distance.new_tensor(float(len(distance)))]))
-            reference = total / count
-        else:
-            reference = self._ema.mean if self.args.weighting == "normbt" else 1.0
-        return pair_weights(distance, reference, eps=self.args.eps, max_weight=self.args.max_weight)
 
     # --- metrics --------------------------------------------------------------------------------------------------
 
@@ -455,22 +431,6 @@ class NormBTTrainer(RewardTrainer):
         self.model.train(was_training)
         check_reload(folder, self.model, self._probe.inputs, rewards, autocast=self.accelerator.autocast)
 
-    # --- the model ------------------------------------------------------------------------------------------------
-
-    def _check_head_is_trained(self) -> None:
-        frozen = [name for name, parameter in self._capture.head.named_parameters() if not parameter.requires_grad]
-        if not frozen:
-            return
-        found = f"the scoring head {self._capture.name} is not trained: {', '.join(frozen)} need no gradient"
-        if is_peft_model(self.model):
-            head = self._capture.name.split(".")[0]
-            raise ModelError(
-                f"{found}, so a head that was drawn at random would stay so and would not be saved. "
-                f"Use task_type='SEQ_CLS', or modules_to_save=['{head}'], in the PEFT configuration, and leave the "
-                "head out of target_modules."
-            )
-        logger.warning("%s.", found)
-
 
 class _StepEnd(TrainerCallback):
     """Calls back once the optimizer has stepped, before anything is logged or saved."""
@@ -491,20 +451,6 @@ def _load_tokenizer(model: str | PreTrainedModel, args: NormBTConfig) -> PreTrai
     model_options: Any = args.model_init_kwargs or {}  # a dict by now; TRL's type also covers its text form
     revision = model_options.get("revision") if isinstance(model, str) else None
     return AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=args.trust_remote_code)
-
-
-def _reward_peft_config(peft_config: Any) -> Any:
-    """The same configuration for a sequence-classification model, so that PEFT trains and saves the head."""
-    if peft_config is None:
-        return None
-    peft_config = copy.deepcopy(peft_config)
-    if peft_config.task_type != "SEQ_CLS":
-        logger.warning(
-            "task_type %s of the PEFT configuration was replaced by SEQ_CLS, which trains and saves the scoring head.",
-            peft_config.task_type,
-        )
-        peft_config.task_type = "SEQ_CLS"
-    return peft_config
 
 
 def _forward_options(model: nn.Module) -> dict[str, Any]:

@@ -1,0 +1,116 @@
+"""What a run minimises, pair by pair: a pair loss times its weight, and auxiliary terms."""
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from normbt.errors import DataError
+from normbt.losses import bt_loss, centering_term, scaled_bt_loss, sum_to_zero_term
+from normbt.weights import Distance, Weighting, all_reduce_sum, pair_distance, pair_weights
+
+Loss = Literal["bt", "scaled_bt"]
+
+
+class PairTerms(NamedTuple):
+    """The parts of the objective of each pair, every one of shape ``(pairs,)``.
+
+    Attributes:
+        distance: between what the head read of both answers; no gradient.
+        weight: no gradient.
+        loss: pair loss before weighting, in nats.
+        objective: what is minimised: weight times loss, and auxiliary terms.
+    """
+
+    distance: Tensor
+    weight: Tensor
+    loss: Tensor
+    objective: Tensor
+
+
+@dataclass(frozen=True)
+class Objective:
+    r"""Any pair loss with any weighting; nothing is reduced.
+
+    .. math:: o_i = w_i\,\ell_i + \lambda_c (r^+_i + r^-_i)^2 + \lambda_b b
+
+    Attributes:
+        loss: ``bt`` or ``scaled_bt``, see :mod:`normbt.losses`.
+        smoothing: label smoothing of ``bt``, in ``[0, 0.5)``.
+        weighting: ``normbt`` weighs with mu, ``raw`` with 1 in its place, ``batch`` with the mean distance of the call
+            over all processes; ``none`` is weight 1.
+        distance: kind of distance, see :func:`normbt.weights.pair_distance`.
+        eps: added to the distance.
+        max_weight: largest weight; None for no bound.
+        center_rewards_coefficient: :math:`\lambda_c`, see :func:`normbt.losses.centering_term`; None for no term.
+        bsr_coefficient: :math:`\lambda_b`, see :func:`normbt.losses.sum_to_zero_term`; None for no term.
+
+    Example:
+        >>> terms = Objective()(torch.zeros(2), torch.tensor([[1.0], [0.0]]), mu=2.0)
+        >>> terms.distance, terms.weight, terms.objective
+        (tensor([1.]), tensor([2.0000]), tensor([1.3863]))
+    """
+
+    loss: Loss = "bt"
+    smoothing: float = 0.0
+    weighting: Weighting = "normbt"
+    distance: Distance = "l2"
+    eps: float = 1e-6
+    max_weight: float | None = 10.0
+    center_rewards_coefficient: float | None = None
+    bsr_coefficient: float | None = None
+
+    def __call__(
+        self, rewards: Tensor, hidden: Tensor, margin: Tensor | None = None, *, mu: Tensor | float | None = None
+    ) -> PairTerms:
+        """The terms of each pair of a micro-batch.
+
+        Args:
+            rewards: chosen answers first, shape ``(2 * pairs,)``.
+            hidden: what the head read for them, shape ``(2 * pairs, hidden)``.
+            margin: margin of each pair in reward units, shape ``(pairs,)``, or None.
+            mu: running mean of the distance; None where there is none yet, which makes the weights of ``normbt`` 1.
+
+        Returns:
+            The terms; they carry the gradient of ``rewards``. Under autocast they are computed in float32 all the same.
+
+        Raises:
+            DataError: ``scaled_bt`` without margins.
+        """
+        chosen, rejected = rewards.chunk(2)
+        distance = pair_distance(*hidden.chunk(2), kind=self.distance)
+        with torch.autocast(rewards.device.type, enabled=False):
+            loss = self._pair_loss(chosen, rejected, margin)
+            weight = self._weight(distance, mu)
+            objective = weight * loss
+            if self.center_rewards_coefficient is not None:
+                objective = objective + self.center_rewards_coefficient * centering_term(chosen, rejected)
+            if self.bsr_coefficient is not None:
+                objective = objective + self.bsr_coefficient * sum_to_zero_term(chosen, rejected)
+        return PairTerms(distance, weight, loss, objective)
+
+    def take_part(self, device: torch.device) -> None:
+        """What a process without a pair owes the others, which wait for it: its part of ``batch``'s mean distance."""
+        if self.weighting == "batch":
+            all_reduce_sum(torch.zeros(2, device=device))
+
+    def _pair_loss(self, chosen: Tensor, rejected: Tensor, margin: Tensor | None) -> Tensor:
+        if self.loss == "scaled_bt":
+            if margin is None:
+                raise DataError("loss 'scaled_bt' multiplies by the margin, and the data have no column `margin`.")
+            return scaled_bt_loss(chosen, rejected, margin)
+        return bt_loss(chosen, rejected, margin, smoothing=self.smoothing)
+
+    def _weight(self, distance: Tensor, mu: Tensor | float | None) -> Tensor:
+        reference = None
+        if self.weighting == "normbt":
+            reference = mu
+        elif self.weighting == "raw":
+            reference = 1.0
+        elif self.weighting == "batch":
+            total, count = all_reduce_sum(torch.stack([distance.sum(), distance.new_tensor(float(len(distance)))]))
+            reference = total / count
+        if reference is None:
+            return torch.ones_like(distance)
+        return pair_weights(distance, reference, eps=self.eps, max_weight=self.max_weight)

@@ -1,0 +1,73 @@
+"""The objective is loss times weight plus the auxiliary terms, for every choice of each."""
+
+import pytest
+import torch
+
+from normbt.errors import DataError
+from normbt.losses import bt_loss, centering_term, scaled_bt_loss, sum_to_zero_term
+from normbt.objective import Objective
+from normbt.weights import pair_distance, pair_weights
+
+PAIRS = 5
+REWARDS = torch.randn(2 * PAIRS, generator=torch.Generator().manual_seed(0))
+HIDDEN = torch.randn(2 * PAIRS, 3, generator=torch.Generator().manual_seed(1))
+MARGIN = torch.linspace(0.5, 2.0, PAIRS)
+CHOSEN, REJECTED = REWARDS.chunk(2)
+DISTANCE = pair_distance(*HIDDEN.chunk(2))
+
+
+@pytest.mark.parametrize(
+    ("weighting", "mu", "reference"),
+    [("normbt", 2.0, 2.0), ("raw", 2.0, 1.0), ("batch", 2.0, DISTANCE.mean())],
+)
+def test_the_weight_is_that_of_its_reference(weighting, mu, reference):
+    terms = Objective(weighting=weighting, eps=0.1, max_weight=0.9)(REWARDS, HIDDEN, mu=mu)
+    torch.testing.assert_close(terms.weight, pair_weights(DISTANCE, reference, eps=0.1, max_weight=0.9))
+    assert (terms.weight == torch.tensor(0.9)).any(), "the bound is never reached, so it is not tested"
+    torch.testing.assert_close(terms.objective, terms.weight * bt_loss(CHOSEN, REJECTED))
+
+
+@pytest.mark.parametrize(("weighting", "mu"), [("none", 2.0), ("normbt", None)])
+def test_without_a_weighting_or_a_mu_every_pair_weighs_one(weighting, mu):
+    terms = Objective(weighting=weighting)(REWARDS, HIDDEN, mu=mu)
+    assert torch.equal(terms.weight, torch.ones(PAIRS))
+    assert torch.equal(terms.distance, DISTANCE)
+    assert torch.equal(terms.objective, bt_loss(CHOSEN, REJECTED))
+
+
+@pytest.mark.parametrize(
+    ("changes", "margin", "expected"),
+    [
+        ({"smoothing": 0.2}, MARGIN, bt_loss(CHOSEN, REJECTED, MARGIN, smoothing=0.2)),
+        ({"loss": "scaled_bt"}, MARGIN, scaled_bt_loss(CHOSEN, REJECTED, MARGIN)),
+        ({}, None, bt_loss(CHOSEN, REJECTED)),
+    ],
+    ids=["smoothed with margin", "scaled", "plain"],
+)
+def test_the_loss_is_the_one_asked_for(changes, margin, expected):
+    terms = Objective(weighting="none", **changes)(REWARDS, HIDDEN, margin)
+    torch.testing.assert_close(terms.loss, expected)
+    assert torch.equal(terms.objective, terms.loss)
+
+
+def test_auxiliary_terms_are_added_unweighted():
+    plain = Objective()(REWARDS, HIDDEN, mu=2.0)
+    both = Objective(center_rewards_coefficient=0.1, bsr_coefficient=0.3)(REWARDS, HIDDEN, mu=2.0)
+    added = 0.1 * centering_term(CHOSEN, REJECTED) + 0.3 * sum_to_zero_term(CHOSEN, REJECTED)
+    torch.testing.assert_close(both.objective, plain.objective + added)
+    assert torch.equal(both.loss, plain.loss)
+
+
+def test_only_the_rewards_carry_the_gradient():
+    rewards, hidden = REWARDS.clone().requires_grad_(), HIDDEN.clone().requires_grad_()
+    terms = Objective()(rewards, hidden, mu=2.0)
+    assert not terms.weight.requires_grad
+    gradient, of_hidden = torch.autograd.grad(terms.objective.sum(), [rewards, hidden], allow_unused=True)
+    assert of_hidden is None
+    error = torch.sigmoid(REJECTED - CHOSEN)
+    torch.testing.assert_close(gradient, torch.cat([-terms.weight * error, terms.weight * error]))
+
+
+def test_scaled_bt_without_margins_is_refused():
+    with pytest.raises(DataError, match="margin"):
+        Objective(loss="scaled_bt")(REWARDS, HIDDEN)
