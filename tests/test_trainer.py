@@ -391,6 +391,16 @@ class TestPeft:
             )
 
 
+def test_a_margin_column_can_be_left_out(tmp_path, tokenizer):
+    without = train(tmp_path / "without", tokenizer, word_pairs(16), max_steps=2)
+    ignored = train(tmp_path / "ignored", tokenizer, word_pairs(16, margin=True), max_steps=2, use_margin=False)
+    used = train(tmp_path / "used", tokenizer, word_pairs(16, margin=True), max_steps=2)
+    assert logged(ignored, "loss") == logged(without, "loss")
+    assert logged(used, "loss") != logged(without, "loss")
+    with pytest.raises(ConfigError, match="use_margin"):
+        NormBTConfig(output_dir=str(tmp_path), loss="scaled_bt", use_margin=False)
+
+
 def test_scaled_bt_without_margins_is_refused(tmp_path, tokenizer):
     with pytest.raises(DataError, match="margin"):
         train(tmp_path, tokenizer, word_pairs(8), loss="scaled_bt", max_steps=1)

@@ -38,6 +38,10 @@ class NormBTConfig(RewardConfig):
             "multiplies each pair's loss by its `margin` instead."
         },
     )
+    use_margin: bool = field(
+        default=True,
+        metadata={"help": "Whether the loss reads the `margin` column where the data have one, as in TRL."},
+    )
     smoothing: float = field(
         default=0.0,
         metadata={"help": "Label smoothing of loss 'bt': share of labels believed flipped, in [0, 0.5)."},
@@ -124,6 +128,8 @@ class NormBTConfig(RewardConfig):
             problems.append(f"smoothing must be in [0, 0.5), got {self.smoothing}.")
         if self.smoothing and self.loss != "bt":
             problems.append(f"smoothing belongs to loss 'bt', got loss {self.loss!r}.")
+        if self.loss == "scaled_bt" and not self.use_margin:
+            problems.append("loss 'scaled_bt' multiplies by the margin, got use_margin False.")
         if not 0.0 <= self.beta < 1.0:
             problems.append(f"beta must be in [0, 1), got {self.beta}.")
         if self.eps <= 0:

@@ -129,6 +129,9 @@ class NormBTTrainer(RewardTrainer):
         for report in reports:
             if isinstance(report, LiveReport):
                 report.restart()  # encoding has looked into the stream for its columns
+        if not args.use_margin and "margin" in get_dataset_column_names(encoded):
+            logger.info("%s: the column `margin` is left out (use_margin is false).", dataset_name)
+            encoded = encoded.remove_columns("margin")
         return encoded
 
     @property
