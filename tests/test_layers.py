@@ -39,7 +39,7 @@ LAYERS = [
     _layer("1b made of them", "weights batches", FORMULA_PACKAGES),
     _layer("1c made of those", "objective", FORMULA_PACKAGES),
     _layer("2a inputs and outputs", "pairs results attention", DATA_PACKAGES),
-    _layer("2b made of them", "adapters loading encoding checkpoint reload packing_check step_plan", MODEL_PACKAGES),
+    _layer("2b made of them", "adapters bias loading encoding checkpoint reload packing_check step_plan", MODEL_PACKAGES),
     _layer("3 data and inference", "synthetic rewardbench scoring inference", MODEL_PACKAGES),
     _layer("4a settings", "config", JOB_PACKAGES),
     _layer("4b jobs", "trainer evaluate doctor arguments", JOB_PACKAGES),
@@ -54,7 +54,7 @@ CORE = frozenset({"errors", "head", "losses", "weights"})
 
 # These are also held to what their import costs, whatever their layer may use.
 WITHOUT_TORCH = frozenset(
-    {"__main__", "cli", "errors", "pairs", "report", "results", "rewardbench", "stats", "synthetic"}
+    {"__main__", "bias", "cli", "errors", "pairs", "report", "results", "rewardbench", "stats", "synthetic"}
 )
 TORCH_PACKAGES = frozenset({"torch", "transformers", "trl", "accelerate", "peft"})
 
