@@ -1,7 +1,8 @@
 """Slow twins of the formulas: plain Python loops in double precision, written from the equations alone."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 Vector = Sequence[float]
 
@@ -69,3 +70,21 @@ class NormBT:
         weight = weights(distance, mu, self.eps, self.max_weight)
         losses = bt_losses(chosen, rejected)
         return math.fsum(w * loss for w, loss in zip(weight, losses, strict=True)) / len(losses)
+
+
+def pair_gradient_squares(rewards: Callable[[int], tuple[Any, Any]], parameters: Mapping[str, Any], pairs: int) -> Any:
+    """Squared gradient norm of r_chosen - r_rejected by each parameter: ``.grad`` and Python sums, pair by pair.
+
+    ``rewards`` runs the model on one pair and returns its two rewards. Rows are parameters, columns pairs.
+    """
+    squares: dict[str, list[float]] = {name: [] for name in parameters}
+    for pair in range(pairs):
+        for parameter in parameters.values():
+            parameter.grad = None
+        chosen, rejected = rewards(pair)
+        (chosen - rejected).backward()
+        for name, parameter in parameters.items():
+            gradient = [] if parameter.grad is None else parameter.grad.double().flatten().tolist()
+            squares[name].append(math.fsum(value * value for value in gradient))
+            parameter.grad = None
+    return squares

@@ -36,7 +36,7 @@ JOB_PACKAGES = f"{MODEL_PACKAGES} trl accelerate rich"
 LAYERS = [
     _layer("0 errors", "errors"),
     _layer("1a formulas and parts", "losses stats metrics head packing batching cost", FORMULA_PACKAGES),
-    _layer("1b made of them", "weights batches", FORMULA_PACKAGES),
+    _layer("1b made of them", "weights batches gradients", FORMULA_PACKAGES),
     _layer("1c made of those", "objective", FORMULA_PACKAGES),
     _layer("2a inputs and outputs", "pairs results attention", DATA_PACKAGES),
     _layer(
@@ -52,7 +52,7 @@ LAYERS = [
 ]
 
 # The package itself hands out names lazily, so it may name every module of the core, and needs nothing else.
-CORE = frozenset({"errors", "head", "losses", "weights"})
+CORE = frozenset({"errors", "gradients", "head", "losses", "weights"})
 
 # These are also held to what their import costs, whatever their layer may use.
 WITHOUT_TORCH = frozenset(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from normbt import errors
 
 if TYPE_CHECKING:
+    from normbt.gradients import pair_gradient_norms, pair_gradient_norms_by_group
     from normbt.head import capture_hidden
     from normbt.losses import bt_loss, scaled_bt_loss
     from normbt.weights import EmaState, NormBTLoss, pair_distance, pair_weights, update_ema
@@ -22,6 +23,8 @@ __all__ = [
     "capture_hidden",
     "errors",
     "pair_distance",
+    "pair_gradient_norms",
+    "pair_gradient_norms_by_group",
     "pair_weights",
     "scaled_bt_loss",
     "update_ema",
@@ -33,6 +36,8 @@ _MODULE_OF_NAME = {
     "bt_loss": "losses",
     "capture_hidden": "head",
     "pair_distance": "weights",
+    "pair_gradient_norms": "gradients",
+    "pair_gradient_norms_by_group": "gradients",
     "pair_weights": "weights",
     "scaled_bt_loss": "losses",
     "update_ema": "weights",
