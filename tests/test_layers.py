@@ -40,7 +40,9 @@ LAYERS = [
     _layer("1c made of those", "objective", FORMULA_PACKAGES),
     _layer("2a inputs and outputs", "pairs results attention", DATA_PACKAGES),
     _layer(
-        "2b made of them", "adapters bias loading encoding checkpoint reload packing_check step_plan", MODEL_PACKAGES
+        "2b made of them",
+        "adapters bias loading encoding checkpoint completeness faults reload packing_check step_plan",
+        MODEL_PACKAGES,
     ),
     _layer("3 data and inference", "synthetic rewardbench scoring inference", MODEL_PACKAGES),
     _layer("4a settings", "config", JOB_PACKAGES),

@@ -94,6 +94,21 @@ def test_unusable_data_are_one_message(
     assert "Traceback" not in printed
 
 
+def test_a_folder_that_cannot_be_written_stops_the_run_before_it_starts(
+    checkpoint: Path, pairs_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(checkpoint, pairs_file / "rm", "--dataset_name", str(pairs_file)) == 2
+    assert "Cannot write to" in capsys.readouterr().err
+
+
+def test_resuming_a_run_that_has_no_checkpoint_is_a_mistake(
+    tmp_path: Path, checkpoint: Path, pairs_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ("--dataset_name", str(pairs_file), "--resume_from_checkpoint", "true")
+    assert train(checkpoint, tmp_path / "rm", *argv) == 2
+    assert "nothing to resume from" in capsys.readouterr().err
+
+
 def test_a_run_needs_a_model(pairs_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["train", "--dataset_name", str(pairs_file), "--bf16", "false"]) == 2
     assert "give --model_name_or_path" in capsys.readouterr().err

@@ -1,7 +1,7 @@
 """Settings of a training run: what TRL's RewardConfig has, and the loss and weighting of the pairs."""
 
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from transformers.utils import is_torch_bf16_gpu_available
 from trl import RewardConfig
@@ -123,6 +123,9 @@ class NormBTConfig(RewardConfig):
             self.bf16 = not self.fp16 and is_torch_bf16_gpu_available()
         self.checkpointing_is_automatic = self.gradient_checkpointing is None and self.activation_checkpointing is None
         super().__post_init__()
+        if isinstance(self.resume_from_checkpoint, str):  # on the command line every value is text
+            switch: Any = {"true": True, "false": None}
+            self.resume_from_checkpoint = switch.get(self.resume_from_checkpoint.lower(), self.resume_from_checkpoint)
         problems = []
         if not 0.0 <= self.smoothing < 0.5:
             problems.append(f"smoothing must be in [0, 0.5), got {self.smoothing}.")

@@ -11,6 +11,7 @@ from trl import get_dataset, get_peft_config, get_quantization_config
 
 from normbt.arguments import TrainArguments
 from normbt.errors import ConfigError, DataError
+from normbt.faults import require_writable, writing
 from normbt.pairs import DataReport, LiveReport, read_pairs
 from normbt.results import SCHEMA_VERSION, Provenance, provenance, write_json
 from normbt.trainer import NormBTTrainer
@@ -73,6 +74,8 @@ def run_training(arguments: TrainArguments, *, tell: Callable[[str], None] = log
     """
     if arguments.model.model_name_or_path is None:
         raise ConfigError("No model was named: give --model_name_or_path a folder or a Hub name.")
+    if arguments.training.should_save:
+        require_writable(arguments.training.output_dir or ".")
     data = read_training_data(arguments)
     trainer = _build_trainer(arguments, data)
     reports = {name: report.then(trainer.data_reports[name]) for name, report in data.reports.items()}
@@ -88,7 +91,8 @@ def run_training(arguments: TrainArguments, *, tell: Callable[[str], None] = log
         metrics = trainer.evaluate()
         trainer.save_metrics("eval", metrics)
     output_dir = Path(trainer.args.output_dir or ".")
-    trainer.save_model(str(output_dir))
+    with writing(output_dir, afterwards=lambda: "The checkpoints in it are as they were; free some space."):
+        trainer.save_model(str(output_dir))
     if trainer.is_world_process_zero():
         # Written last: the counts of a stream are complete only now.
         final = {name: report.then(trainer.data_reports[name]).to_dict() for name, report in data.reports.items()}

@@ -3,6 +3,8 @@
 import contextlib
 import inspect
 import logging
+import pickle
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from functools import reduce
 from itertools import islice
@@ -10,12 +12,21 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from accelerate.utils import DistributedType, gather_object, is_peft_model
+from accelerate.utils import DistributedType, broadcast_object_list, gather_object, is_peft_model
 from datasets import IterableDataset
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput
+from transformers import (
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+from transformers.trainer import TRAINING_ARGS_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, IntervalStrategy, SaveStrategy
 from trl import RewardTrainer
 from trl.data_utils import get_dataset_column_names
 from trl.trainer.utils import get_config_model_id
@@ -24,9 +35,11 @@ from normbt.adapters import check_head_is_trained, reward_peft_config
 from normbt.attention import pair_attention
 from normbt.batches import MicroBatch, PairExamples, StepBatches, from_collator, pair_count
 from normbt.checkpoint import TrainingState, load_state, save_state
+from normbt.completeness import choose_checkpoint, last_complete, rotate, seal
 from normbt.config import NormBTConfig
 from normbt.encoding import encode_pairs, longest_sequence, prepare_tokenizer
-from normbt.errors import ConfigError
+from normbt.errors import ConfigError, StateError
+from normbt.faults import memory_fault, writing
 from normbt.head import HeadCapture, unwrap
 from normbt.metrics import COLUMNS, pair_metrics, stack_records
 from normbt.objective import Objective
@@ -61,7 +74,7 @@ class NormBTTrainer(RewardTrainer):
         ConfigError: ``args`` are not a :class:`~normbt.config.NormBTConfig`.
         DataError: a data set has no usable pair, or lacks the ``margin`` that the loss needs.
         ModelError: the model has no usable scoring head, or PEFT would not train it.
-        StateError: a checkpoint to resume was made with other settings.
+        StateError: a checkpoint to resume is incomplete, or was made with other settings.
 
     References:
         arXiv 2512.06343; the host trainer: TRL's ``RewardTrainer``.
@@ -145,14 +158,27 @@ class NormBTTrainer(RewardTrainer):
 
     # --- layout ---------------------------------------------------------------------------------------------------
 
-    def train(self, *args: Any, **kwargs: Any) -> Any:
-        """Train as Transformers does, with packed batches where they are exact for the model."""
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        """Train as Transformers does, with packed batches where they are exact for the model.
+
+        ``resume_from_checkpoint=True`` takes the last *complete* checkpoint of ``output_dir``.
+        """
+        checkpoint = self._checkpoint_to_resume(resume_from_checkpoint)
         with contextlib.ExitStack() as stack:
             if self.step_plan.batching != "padded":
                 self._fall_back_unless_exact()
             if self.step_plan.batching != "padded":
                 stack.enter_context(pair_attention(self.model))
-            return super().train(*args, **kwargs)
+            try:
+                return super().train(checkpoint, *args, **kwargs)
+            except (RuntimeError, MemoryError) as error:
+                if (cause := memory_fault(error)) is None:
+                    raise
+                raise ConfigError(
+                    f"Out of memory on {self.args.device} at step {self.state.global_step + 1}: {cause} Lower "
+                    f"token_budget (now {self.step_plan.token_budget}), per_device_train_batch_size or max_length, or "
+                    f"set gradient_checkpointing. {self._way_back()}"
+                ) from error
 
     def _make_step_plan(self) -> StepPlan:
         multiple: Any = self.args.pad_to_multiple_of  # a number or None by now; TRL's type also covers "auto"
@@ -400,7 +426,10 @@ class NormBTTrainer(RewardTrainer):
             save_state(output_dir, state)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        super()._load_optimizer_and_scheduler(checkpoint)
+        try:
+            super()._load_optimizer_and_scheduler(checkpoint)
+        except pickle.UnpicklingError as error:  # torch reads tensors and plain values only, nothing that could run
+            raise StateError(f"{checkpoint} holds a file that is not plain tensors and numbers: {error}") from error
         if checkpoint is None:
             return
         state = load_state(checkpoint, self._loss_settings())
@@ -413,12 +442,66 @@ class NormBTTrainer(RewardTrainer):
         names = ("loss", "smoothing", "weighting", "distance", "beta", "eps", "max_weight")
         return {name: getattr(self.args, name) for name in names}
 
+    def _checkpoint_to_resume(self, wanted: str | bool | None) -> str | None:
+        """The checkpoint that all processes resume from: the main one looks, and the others follow."""
+        if wanted is None or wanted is False:
+            return None
+        answer: list[Any] = [None]
+        if self.accelerator.is_main_process:
+            try:
+                answer = [choose_checkpoint(None if wanted is True else wanted, self.args.output_dir or ".")]
+            except StateError as error:
+                answer = [error]
+        broadcast_object_list(answer)
+        if isinstance(answer[0], StateError):
+            raise answer[0]
+        folder, passed_over = answer[0]
+        for message in passed_over:
+            logger.warning(message)
+        logger.info("Resuming from %s.", folder)
+        return str(folder)
+
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        super()._save_checkpoint(model, trial)
+        """Write a checkpoint, check the first, declare it complete, and only then delete older ones."""
+        folder = Path(self._get_output_dir(trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        with writing(folder, afterwards=lambda: self._give_up(folder)):
+            if self.args.should_save and folder.exists():
+                shutil.rmtree(folder)  # of an earlier run, or half-written: its files must not mix with the new ones
+            self.accelerator.wait_for_everyone()
+            limit, self.args.save_total_limit = self.args.save_total_limit, None  # Transformers would delete too early
+            try:
+                super()._save_checkpoint(model, trial)
+            finally:
+                self.args.save_total_limit = limit
+            if not self.args.push_to_hub:  # otherwise done before the upload
+                self._complete(folder)
+            if self.args.should_save:
+                rotate(folder, limit, keep=[self.state.best_model_checkpoint])
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        self._complete(Path(checkpoint_folder))
+        super()._push_from_checkpoint(checkpoint_folder)
+
+    def _complete(self, folder: Path) -> None:
+        """Every process has written its part: check the first checkpoint of the run, then declare it complete."""
+        self.accelerator.wait_for_everyone()
         if not self._reload_is_checked:
             self._reload_is_checked = True
-            folder = Path(self._get_output_dir(trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
             self._check_reload(folder)
+        if self.args.should_save:
+            torch.save(self.args, folder / TRAINING_ARGS_NAME)  # again: save_total_limit was off in the first
+            seal(folder)
+
+    def _give_up(self, folder: Path) -> str:
+        if self.args.should_save:
+            shutil.rmtree(folder, ignore_errors=True)
+        return f"What there was of it has been removed. {self._way_back()}"
+
+    def _way_back(self) -> str:
+        good = last_complete(self.args.output_dir or ".")
+        if good is None:
+            return "There is no complete checkpoint yet: start again."
+        return f"The last complete checkpoint is {good}: continue with --resume_from_checkpoint true."
 
     def _check_reload(self, folder: Path) -> None:
         """Prove once that the saved checkpoint scores like the model in memory (see :mod:`normbt.reload`)."""
@@ -436,13 +519,23 @@ class NormBTTrainer(RewardTrainer):
 
 
 class _StepEnd(TrainerCallback):
-    """Calls back once the optimizer has stepped, before anything is logged or saved."""
+    """Calls back once the optimizer has stepped; and logs before every checkpoint, so that no metric spans one.
+
+    A run that resumes there then logs what an unbroken run logs.
+    """
 
     def __init__(self, end_step: Callable[[], None]) -> None:
         self._end_step = end_step
 
     def on_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         self._end_step()
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        may_save = control.should_save or (control.should_evaluate and args.save_strategy == SaveStrategy.BEST)
+        if may_save and args.logging_strategy != IntervalStrategy.NO:
+            control.should_log = True
+
+    on_epoch_end = on_step_end
 
 
 def _frozen(report: DataReport | LiveReport) -> DataReport:
