@@ -423,3 +423,25 @@ def test_real_data_has_the_documented_counts():
         assert (report.read, report.kept) == (count, count)
     _, report = read_pairs(str(REAL / "ultrafeedback_1k.jsonl.gz"), split="train")
     assert (report.kept, report.other_split) == (1088, 101)
+
+
+def test_two_rated_conversations_are_a_preference_with_a_margin(tmp_path):
+    """The columns of llm-blender/Unified-Feedback."""
+
+    def rated(first, second):
+        return {
+            "conv_A": [USER, GOOD],
+            "conv_B": [USER, BAD],
+            "conv_A_rating": first,
+            "conv_B_rating": second,
+            "source": "s",
+        }
+
+    rows = [rated(4, 1.5), rated(0, 1), rated(2, 2.0), rated(None, 1), rated(float("nan"), 1)]
+    pairs, report = read_pairs(write_lines(tmp_path / "a.jsonl", rows))
+    assert texts(pairs) == [(None, [USER, GOOD], [USER, BAD]), (None, [USER, BAD], [USER, GOOD])]
+    assert pairs["margin"][:] == [2.5, 1.0]
+    assert set(pairs.column_names) == {"id", "chosen", "rejected", "margin", "source"}
+    assert (report.read, report.kept, report.tied, report.malformed) == (5, 2, 1, 2)
+    assert "1 rated equal and dropped" in report.summary()
+    assert read_pairs(Dataset.from_list(rows[:2]))[0]["margin"][:] == [2.5, 1.0]

@@ -1,7 +1,7 @@
 """What a valid preference pair is: the one place that accepts, refuses and counts rows."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,12 +10,18 @@ from normbt.pairs.report import Tally
 
 Message = dict[str, Any]
 PAIR_COLUMNS = ("id", "prompt", "chosen", "rejected")
+# Two conversations with their ratings, as in llm-blender/Unified-Feedback, stand for a chosen and a rejected one.
+RATED_COLUMNS = ("conv_A", "conv_B", "conv_A_rating", "conv_B_rating")
 # Columns that hold what a prompt would: without "prompt" beside them they would be ignored without a word.
 _PROMPT_BY_ANOTHER_NAME = ("question", "input", "instruction", "query", "context")
 
 
 class Malformed(Exception):
     """A row is not a preference pair; the message says why."""
+
+
+class Tied(Exception):
+    """Two answers with equal ratings: neither is preferred."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +44,9 @@ class Pair:
 def check_rows(rows: Iterable[Row], tally: Tally, *, split: str | None = None) -> Iterator[Pair]:
     """The valid pairs among rows; every other row is counted under what is wrong with it.
 
-    A row is *malformed* when a column is missing or of a wrong type, *empty* when an answer has no text, *identical*
-    when both answers are equal apart from white space at their ends. The first that applies counts.
+    A row is *malformed* when a column is missing or of a wrong type, *tied* when both answers are rated equal, *empty*
+    when an answer has no text, *identical* when both answers are equal apart from white space at their ends. The first
+    that applies counts.
 
     Args:
         rows: rows as a source hands them out.
@@ -67,6 +74,9 @@ def check_rows(rows: Iterable[Row], tally: Tally, *, split: str | None = None) -
         except Malformed as problem:
             tally.add_malformed(row.number, f"{row.file}: {problem}" if row.file else str(problem))
             continue
+        except Tied:
+            tally.add("tied")
+            continue
         chosen, rejected = pair.values["chosen"], pair.values["rejected"]
         if _is_empty(chosen) or _is_empty(rejected):
             tally.add("empty")
@@ -86,15 +96,16 @@ def canonical_pair(row: Row) -> Pair:
 
     Raises:
         Malformed: the row is not a preference pair.
+        Tied: its answers are rated equal.
     """
     if isinstance(row.value, Unreadable):
         raise Malformed(row.value.reason)
-    values = dict(row.value)
+    values = _preference(row.value) if _is_rated(row.value) else dict(row.value)
     for name in ("chosen", "rejected"):
         if name not in values:
             raise Malformed(f'no "{name}" (columns: {", ".join(map(str, values))})')
     if "margin" in values:
-        values["margin"] = _margin(values["margin"])
+        values["margin"] = _finite("margin", values["margin"])
     chosen, rejected = (_text_or_messages(name, values[name]) for name in ("chosen", "rejected"))
     explicit = "prompt" in values
     prompt = _text_or_messages("prompt", values["prompt"], may_be_empty=True) if explicit else None
@@ -127,6 +138,21 @@ def as_conversation(prompt: str | list[Message], answer: str | list[Message]) ->
     if isinstance(answer, str):
         answer = [{"role": "assistant", "content": answer}]
     return prompt, answer
+
+
+def _is_rated(values: Mapping[str, Any]) -> bool:
+    return "chosen" not in values and "rejected" not in values and all(name in values for name in RATED_COLUMNS)
+
+
+def _preference(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Two rated answers as a preference for the higher rating, by a margin of their difference."""
+    ratings = [_finite(name, values[name]) for name in RATED_COLUMNS[2:]]
+    if ratings[0] == ratings[1]:
+        raise Tied
+    chosen, rejected = RATED_COLUMNS[:2] if ratings[0] > ratings[1] else RATED_COLUMNS[1::-1]
+    preference = {name: value for name, value in values.items() if name not in RATED_COLUMNS}
+    preference |= {"chosen": values[chosen], "rejected": values[rejected], "margin": abs(ratings[0] - ratings[1])}
+    return preference
 
 
 def _explicit_conversation(
@@ -198,12 +224,12 @@ def _require_assistant_last(**answers: Any) -> None:
             raise Malformed(f'"{name}" must end with a message of the assistant, found role "{messages[-1]["role"]}"')
 
 
-def _margin(value: Any) -> float:
+def _finite(name: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         found = "null" if value is None else type(value).__name__
-        raise Malformed(f'"margin" must be a number, found {found}')
+        raise Malformed(f'"{name}" must be a number, found {found}')
     if not math.isfinite(value):
-        raise Malformed(f'"margin" must be finite, found {value}')
+        raise Malformed(f'"{name}" must be finite, found {value}')
     return float(value)
 
 

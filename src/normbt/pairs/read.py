@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from normbt.errors import DataError
-from normbt.pairs.check import Malformed, Pair, check_rows
+from normbt.pairs.check import RATED_COLUMNS, Malformed, Pair, check_rows
 from normbt.pairs.files import Row
 from normbt.pairs.report import DataReport, LiveReport, Tally
 from normbt.pairs.shape import Shape, Survey, columns_of, common_shape
@@ -87,6 +87,8 @@ def _is_stream(source: Source) -> bool:
 def _require_columns(source: Source) -> None:
     """Refuse a source that says beforehand that it has no pairs; row by row where it does not say."""
     columns = source.columns
+    if columns is not None and all(name in columns for name in RATED_COLUMNS):
+        return
     if columns is not None and (missing := [name for name in ("chosen", "rejected") if name not in columns]):
         found = ", ".join(columns) or "none"
         raise DataError(f"{source.label}: no column {' and no column '.join(missing)}. Columns found: {found}.")

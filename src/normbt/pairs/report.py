@@ -10,7 +10,8 @@ REASONS_KEPT = 5
 
 @dataclass(frozen=True)
 class DataReport:
-    """How many rows were read and what became of each: ``read = kept + malformed + empty + identical + overlong``.
+    """How many rows were read and what became of each: ``read = kept + malformed + tied + empty +
+    identical + overlong``.
 
     Attributes:
         source: where the rows came from, as the user named it.
@@ -19,6 +20,7 @@ class DataReport:
         read: rows read, those of another split aside.
         kept: pairs that are left.
         malformed: rows that are not a preference pair.
+        tied: rows with two rated answers whose ratings are equal.
         empty: pairs with an answer that is empty or only white space.
         identical: pairs whose two answers are equal as text, or equal as token ids.
         overlong: pairs that do not fit the longest allowed sequence.
@@ -36,6 +38,7 @@ class DataReport:
     read: int = 0
     kept: int = 0
     malformed: int = 0
+    tied: int = 0
     empty: int = 0
     identical: int = 0
     overlong: int = 0
@@ -66,6 +69,7 @@ class DataReport:
         notes = [
             f"{count:,} {what}"
             for count, what in (
+                (self.tied, "rated equal and dropped"),
                 (self.truncated, "with a cut prompt"),
                 (self.eos_appended, "sequences closed with EOS where the chat template does not"),
                 (self.empty_prompts, "with an empty prompt"),
