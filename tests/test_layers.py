@@ -37,7 +37,7 @@ LAYERS = [
     _layer("0 errors", "errors"),
     _layer("1a formulas and parts", "losses stats metrics head packing batching cost", FORMULA_PACKAGES),
     _layer("1b made of them", "weights batches gradients", FORMULA_PACKAGES),
-    _layer("1c made of those", "objective", FORMULA_PACKAGES),
+    _layer("1c made of those", "attachment objective", FORMULA_PACKAGES),
     _layer("2a inputs and outputs", "pairs results attention", DATA_PACKAGES),
     _layer(
         "2b made of them",
@@ -54,7 +54,7 @@ LAYERS = [
 ]
 
 # The package itself hands out names lazily, so it may name every module of the core, and needs nothing else.
-CORE = frozenset({"errors", "gradients", "head", "losses", "weights"})
+CORE = frozenset({"attachment", "errors", "gradients", "head", "losses", "weights"})
 
 # These are also held to what their import costs, whatever their layer may use.
 WITHOUT_TORCH = frozenset(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from normbt import errors
 
 if TYPE_CHECKING:
+    from normbt.attachment import attach
     from normbt.gradients import pair_gradient_norms, pair_gradient_norms_by_group
     from normbt.head import capture_hidden
     from normbt.losses import bt_loss, scaled_bt_loss
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = [
     "EmaState",
     "NormBTLoss",
+    "attach",
     "bt_loss",
     "capture_hidden",
     "errors",
@@ -33,6 +35,7 @@ __all__ = [
 _MODULE_OF_NAME = {
     "EmaState": "weights",
     "NormBTLoss": "weights",
+    "attach": "attachment",
     "bt_loss": "losses",
     "capture_hidden": "head",
     "pair_distance": "weights",

@@ -202,6 +202,7 @@ class HeadCapture:
 
     Args:
         model: a reward model that :func:`find_head` can serve.
+        head: name of the head inside the unwrapped model; None finds it.
 
     Attributes:
         name: name of the head inside the unwrapped model.
@@ -218,9 +219,9 @@ class HeadCapture:
         ('1', torch.Size([4]))
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, head: str | None = None) -> None:
         self.model = _callable_model(model)
-        self.name, self.head = find_head(model)
+        self.name, self.head = find_head(model) if head is None else (head, _named_head(model, head))
         self.head_forward = self.head.forward
         self.record = CapturedHidden()
         self.arguments: dict[str, Any] = {}
@@ -269,6 +270,8 @@ class HeadCapture:
             )
         pooled = self._pooled(hidden)
         rewards = self._in_float32(pooled)
+        if rewards.shape != (len(pooled), 1):
+            raise ModelError(f"head {self.name} gave {tuple(rewards.shape)} for {len(pooled)} rows; wanted one reward.")
         self.record._hidden, self.record._rewards = pooled, rewards.squeeze(-1)
         if hidden.dim() == 2:
             return rewards
@@ -283,7 +286,13 @@ class HeadCapture:
             raise ModelError(f"head {self.name} read a tensor of shape {tuple(hidden.shape)}; 2 or 3 axes are known.")
         if self._layout is not None:
             return hidden[0].index_select(0, torch.cat([self._layout.last_chosen, self._layout.last_rejected]))
-        return pool(hidden, self._attention_mask(hidden))
+        mask = self._attention_mask(hidden)
+        if len(mask) != len(hidden) or mask.shape[1] > hidden.shape[1]:
+            raise ModelError(
+                f"head {self.name} read {hidden.shape[0]} rows of {hidden.shape[1]} tokens, and the attention mask has "
+                f"{mask.shape[0]} of {mask.shape[1]}: rows that the model packs or unpads can't be pooled."
+            )
+        return pool(hidden, mask)
 
     def _in_float32(self, pooled: Tensor) -> Tensor:
         with torch.autocast(pooled.device.type, enabled=False):
@@ -327,20 +336,20 @@ class HeadCapture:
         if self._layout is not None:
             return _with_logits(output, rewards.unsqueeze(-1))
         if not self.proven:
-            self._prove(_logits(output), rewards)
+            self._prove(output, rewards)
             self.proven = True
         return None
 
-    def _prove(self, logits: Any, rewards: Tensor) -> None:
-        if not isinstance(logits, Tensor) or logits.numel() != rewards.numel():
-            found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+    def _prove(self, output: Any, rewards: Tensor) -> None:
+        candidates = _reward_outputs(output, len(rewards))
+        if not candidates:
+            logits = _logits(output)
+            found = f"logits of shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(output).__name__
             raise ModelError(
-                f"{type(self.model).__name__} returned logits of shape {found}; wanted one reward for each of the "
-                f"{rewards.numel()} rows. Load it with num_labels=1."
+                f"{type(self.model).__name__} returned {found}; wanted one reward for each of the {len(rewards)} rows. "
+                "Load it with num_labels=1."
             )
-        # Rounding to the dtype of the logits is all that may lie between: small rewards must not hide a soft cap.
-        rounding = 4 * max(torch.finfo(logits.dtype).eps, torch.finfo(rewards.dtype).eps)
-        if not torch.allclose(logits.reshape(-1).to(rewards.dtype), rewards, rtol=rounding, atol=0.0, equal_nan=True):
+        if not any(_equal_up_to_rounding(candidate, rewards) for candidate in candidates):
             raise ModelError(
                 f"the logits of {type(self.model).__name__} are not the output of its head {self.name}: something "
                 "changes them on the way, and the distance of what the head reads would not be the one that matters."
@@ -359,6 +368,15 @@ class HeadCapture:
                 "token of its own.",
                 pad,
             )
+
+
+def _named_head(model: nn.Module, name: str) -> nn.Module:
+    inner = unwrap(model)
+    modules = dict(inner.named_modules())
+    if name in modules:
+        return modules[name]
+    children = ", ".join(name for name, _ in inner.named_children())
+    raise ModelError(f"{type(inner).__name__} has no module {name!r} to take for its head; it has {children}, ...")
 
 
 def _callable_model(model: nn.Module) -> nn.Module:
@@ -399,7 +417,23 @@ def _pad_token_id(model: nn.Module) -> int | None:
 def _logits(output: Any) -> Any:
     if isinstance(output, Tensor):
         return output
-    return output["logits"] if isinstance(output, dict) else getattr(output, "logits", None)
+    return output.get("logits") if isinstance(output, dict) else getattr(output, "logits", None)
+
+
+def _reward_outputs(output: Any, rows: int) -> list[Tensor]:
+    """What may be the rewards: the logits; without a name, every tensor of one value for each row, or row and token."""
+    logits = _logits(output)
+    if logits is None and isinstance(output, tuple | list):
+        known = [value for value in output if isinstance(value, Tensor) and value.is_floating_point()]
+        return [value for value in known if value.dim() and len(value) == rows and value.dim() <= 2]
+    return [logits] if isinstance(logits, Tensor) and logits.numel() == rows else []
+
+
+def _equal_up_to_rounding(logits: Tensor, rewards: Tensor) -> bool:
+    # Rounding to the dtype of the logits is all that may lie between: small rewards must not hide a soft cap.
+    rounding = 4 * max(torch.finfo(logits.dtype).eps, torch.finfo(rewards.dtype).eps)
+    rows = logits.reshape(len(rewards), -1).to(rewards.dtype)
+    return torch.allclose(rows, rewards.unsqueeze(1).expand_as(rows), rtol=rounding, atol=0.0, equal_nan=True)
 
 
 def _with_logits(output: Any, logits: Tensor) -> Any:

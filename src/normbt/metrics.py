@@ -71,6 +71,32 @@ def pair_metrics(records: Tensor, *, max_weight: float | None = None) -> dict[st
         "loss_unweighted": loss.mean(),
         "loss_weighted": (weight * loss).mean(),
         "objective": objective.mean(),
+    }
+    # By rank, so that equal distances split evenly; fewer than three pairs have no terciles.
+    if len(records) >= 3:
+        near, mid, far = right[distance.argsort(stable=True)].tensor_split(3)
+        metrics |= {"accuracy_near": near.mean(), "accuracy_mid": mid.mean(), "accuracy_far": far.mean()}
+    values = {name: value.item() for name, value in metrics.items()}
+    return values | weight_metrics(distance, weight, max_weight=max_weight)
+
+
+def weight_metrics(distance: Tensor, weight: Tensor, *, max_weight: float | None = None) -> dict[str, float]:
+    """The part of :func:`pair_metrics` that needs no rewards: distances and weights of a set of pairs.
+
+    Args:
+        distance: representation distance, shape ``(pairs,)``; at least one pair.
+        weight: NormBT weight, shape ``(pairs,)``.
+        max_weight: the bound on the weight, to count the pairs that reach it; None when there is none.
+
+    Returns:
+        Mean distance, quantiles of the weight, effective number of pairs, share of clipped pairs.
+
+    Example:
+        >>> weight_metrics(torch.ones(2), torch.ones(2))["effective_pairs"]
+        2.0
+    """
+    distance, weight = distance.double().cpu(), weight.double().cpu()
+    metrics = {
         "distance": distance.mean(),
         "weight_q10": weight.quantile(0.1),
         "weight_q50": weight.quantile(0.5),
@@ -79,8 +105,4 @@ def pair_metrics(records: Tensor, *, max_weight: float | None = None) -> dict[st
     }
     if max_weight is not None:
         metrics["clipped_share"] = (weight >= max_weight).double().mean()
-    # By rank, so that equal distances split evenly; fewer than three pairs have no terciles.
-    if len(records) >= 3:
-        near, mid, far = right[distance.argsort(stable=True)].tensor_split(3)
-        metrics |= {"accuracy_near": near.mean(), "accuracy_mid": mid.mean(), "accuracy_far": far.mean()}
     return {name: value.item() for name, value in metrics.items()}

@@ -32,6 +32,7 @@ from trl.data_utils import get_dataset_column_names
 from trl.trainer.utils import get_config_model_id
 
 from normbt.adapters import check_head_is_trained, reward_peft_config
+from normbt.attachment import is_attached
 from normbt.attention import pair_attention
 from normbt.batches import MicroBatch, PairExamples, StepBatches, from_collator, pair_count
 from normbt.checkpoint import TrainingState, load_state, save_state
@@ -112,6 +113,10 @@ class NormBTTrainer(RewardTrainer):
             logger.warning("The embedding was resized to the tokenizer's %d tokens.", len(tokenizer))
             self.model.resize_token_embeddings(len(tokenizer))
         self._capture = HeadCapture(self.model)
+        if is_attached(self._capture.head):
+            raise ConfigError(
+                "the model is attached (normbt.attach), so its pairs would be weighted twice: remove() it."
+            )
         check_head_is_trained(self.model, self._capture)
         self.step_plan = self._make_step_plan()
         self._forward_options = _forward_options(self.model)
