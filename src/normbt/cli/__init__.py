@@ -13,6 +13,7 @@ from normbt import __version__
 from normbt.cli.demo import demo
 from normbt.cli.doctor import doctor
 from normbt.cli.evaluate import evaluate
+from normbt.cli.score import score
 from normbt.cli.terminal import is_main_process, messages, output
 from normbt.cli.train import TRAIN_SETTINGS, train
 from normbt.errors import NormbtError
@@ -100,5 +101,6 @@ def _program(
 # In the order of `normbt --help`.
 app.command(**TRAIN_SETTINGS)(train)
 app.command()(evaluate)
+app.command()(score)
 app.command()(demo)
 app.command()(doctor)

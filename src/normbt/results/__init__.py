@@ -30,11 +30,21 @@ from normbt.results.evaluation import (
     Score,
     read_evaluation,
 )
-from normbt.results.files import SCHEMA_VERSION, Written, read_json, read_jsonl, write_json, write_jsonl
+from normbt.results.files import SCHEMA_VERSION, Written, read_json, read_jsonl, write_json, write_jsonl, write_lines
 from normbt.results.origin import RECORDED_PACKAGES, Provenance, provenance
+from normbt.results.parts import Parts, require_same_run
+from normbt.results.scoring import (
+    NORMALISATION_FILE,
+    Normalisation,
+    NormalisationFile,
+    RewardMoments,
+    ScoringCounts,
+    ScoringSummary,
+)
 
 __all__ = [
     "LEADERBOARD_FILE",
+    "NORMALISATION_FILE",
     "PAIRS_FILE",
     "RECORDED_PACKAGES",
     "SCHEMA_VERSION",
@@ -52,11 +62,17 @@ __all__ = [
     "GradientMethod",
     "InferenceSettings",
     "LeaderboardMetadata",
+    "Normalisation",
+    "NormalisationFile",
+    "Parts",
     "ProductForm",
     "ProportionalFit",
     "Provenance",
     "QuietMistakes",
+    "RewardMoments",
     "Score",
+    "ScoringCounts",
+    "ScoringSummary",
     "SelfCheck",
     "Written",
     "provenance",
@@ -64,6 +80,8 @@ __all__ = [
     "read_evaluation",
     "read_json",
     "read_jsonl",
+    "require_same_run",
     "write_json",
     "write_jsonl",
+    "write_lines",
 ]

@@ -85,6 +85,24 @@ def write_jsonl(path: str | os.PathLike[str], rows: Iterable[Mapping[str, Any]])
     return Written(rows=count, nulls=nulls, sha256=digest)
 
 
+def write_lines(path: str | os.PathLike[str], lines: Iterable[str]) -> Written:
+    """Write lines that are JSON already, each with its line break, whole or not at all.
+
+    Raises:
+        ConfigError: the file cannot be written there; what stood there before is untouched.
+    """
+    count = 0
+
+    def counted() -> Iterator[str]:
+        nonlocal count
+        for line in lines:
+            count += 1
+            yield line
+
+    digest = _write_atomically(Path(path), counted())
+    return Written(rows=count, nulls=0, sha256=digest)
+
+
 def read_json(path: str | os.PathLike[str], *, kind: str | None = None) -> dict[str, Any]:
     """Read a JSON record written by :func:`write_json` and check that this version understands it.
 
