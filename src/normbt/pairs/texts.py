@@ -7,9 +7,11 @@ from normbt.pairs.check import (
     _PROMPT_BY_ANOTHER_NAME,
     Malformed,
     Message,
+    Tied,
     _explicit_conversation,
     _identity,
     _is_empty,
+    _is_rated,
     _require_assistant_last,
     _text_or_messages,
     canonical_pair,
@@ -49,8 +51,9 @@ class ScorableRow:
 def scorable_row(row: Row) -> ScorableRow:
     """Check a row that is to be scored.
 
-    A row with ``chosen`` and ``rejected`` is a pair, as :func:`normbt.pairs.check_rows` takes it. Any other is an
-    answer: ``prompt`` with ``response``, ``completion`` or ``text``, complete ``messages``, or a complete ``text``.
+    A row with ``chosen`` and ``rejected`` (or two rated conversations) is a pair, as
+    :func:`normbt.pairs.check_rows` takes it. Any other is an answer: ``prompt`` with ``response``, ``completion`` or
+    ``text``, complete ``messages``, or a complete ``text``.
 
     Raises:
         Malformed: the row is neither.
@@ -61,13 +64,17 @@ def scorable_row(row: Row) -> ScorableRow:
     """
     if isinstance(row.value, Unreadable):
         raise Malformed(row.value.reason)
-    return _pair(row) if "chosen" in row.value or "rejected" in row.value else _answer(row)
+    is_pair = "chosen" in row.value or "rejected" in row.value or _is_rated(row.value)
+    return _pair(row) if is_pair else _answer(row)
 
 
 def _pair(row: Row) -> ScorableRow:
     assert isinstance(row.value, dict)
     # The margin of a pair plays no part in its rewards.
-    pair = canonical_pair(row._replace(value={name: cell for name, cell in row.value.items() if name != "margin"}))
+    try:
+        pair = canonical_pair(row._replace(value={name: cell for name, cell in row.value.items() if name != "margin"}))
+    except Tied:
+        raise Malformed("both answers are rated equal, so neither is the chosen one") from None
     answers = [pair.values["chosen"], pair.values["rejected"]]
     return ScorableRow(
         values=row.value,
