@@ -17,6 +17,8 @@ HERE = Path(__file__).parent
 RUNS = {
     "packed": {"batching": "packed", "token_budget": 60},
     "padded": {"batching": "padded"},
+    # One pair is NaN, in one of the processes: all of them must leave that step out.
+    "poisoned": {"batching": "padded", "poisoned": True, "on_nonfinite": "skip"},
 }
 
 
@@ -28,12 +30,19 @@ def outcomes(tmp_path_factory):
         runs = {name: run | sizes | {"pairs": 19, "gradient_accumulation_steps": 2} for name, run in RUNS.items()}
         launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
         command = [sys.executable, *(launcher if processes > 1 else []), str(HERE / "distributed_run.py")]
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE)}
+        path = os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path}
         finished = subprocess.run(
             [*command, json.dumps(runs), str(folder)], env=environment, capture_output=True, text=True, timeout=500
         )
         assert finished.returncode == 0, finished.stderr[-3000:]
     return folders
+
+
+@pytest.mark.slow
+def test_every_process_leaves_a_step_with_nan_out(outcomes):
+    log = json.loads((outcomes[2] / "poisoned.json").read_text())["log"]
+    assert sum(entry["skipped_steps"] for entry in log) == sum(entry["nonfinite_pairs"] for entry in log) == 1
 
 
 @pytest.mark.slow

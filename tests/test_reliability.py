@@ -1,5 +1,6 @@
 """What a run does when it is killed, when the disk is full, and when numbers are not finite."""
 
+import math
 import os
 import pickle
 import resource
@@ -12,11 +13,16 @@ import torch
 
 pytest.importorskip("trl")
 
+from datasets import Dataset
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import TrainerCallback
 
 from normbt.completeness import COMPLETE_FILE, checkpoints_in, last_complete, seal, what_is_missing
-from normbt.errors import ConfigError, StateError
-from test_trainer import settings, train, word_pairs, word_tokenizer
+from normbt.config import NormBTConfig
+from normbt.errors import ConfigError, ModelError, StateError
+from normbt.trainer import NormBTTrainer
+from test_trainer import logged, settings, train, word_pairs, word_tokenizer
+from tiny import tiny_model
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "kill_and_resume.py"
 
@@ -115,10 +121,6 @@ class _SmallDisk(TrainerCallback):
 
 @pytest.mark.parametrize("most_bytes", [2_000, 60_000], ids=["weights", "optimizer"])
 def test_a_full_disk_is_one_message_and_leaves_the_last_good_checkpoint(tmp_path, tokenizer, most_bytes):
-    from normbt.config import NormBTConfig
-    from normbt.trainer import NormBTTrainer
-    from tiny import tiny_model
-
     config = NormBTConfig(**settings(tmp_path, **SAVING, save_total_limit=1))
     trainer = NormBTTrainer(tiny_model("llama"), config, train_dataset=word_pairs(40), processing_class=tokenizer)
     full = _SmallDisk(4, most_bytes)
@@ -153,7 +155,6 @@ def test_the_last_good_checkpoint_outlives_the_writing_of_the_next(tmp_path, tok
 
 def test_a_checkpoint_whose_head_is_lost_is_not_declared_complete(tmp_path, tokenizer, monkeypatch):
     from normbt import trainer as module
-    from normbt.errors import ModelError
 
     def fails(*args, **kwargs):
         raise ModelError("the head was lost")
@@ -165,8 +166,6 @@ def test_a_checkpoint_whose_head_is_lost_is_not_declared_complete(tmp_path, toke
 
 
 def test_no_memory_is_one_message(tmp_path, tokenizer, monkeypatch):
-    from normbt.trainer import NormBTTrainer
-
     step = NormBTTrainer.training_step
 
     def hungry(self, *args, **kwargs):
@@ -180,11 +179,167 @@ def test_no_memory_is_one_message(tmp_path, tokenizer, monkeypatch):
 
 
 def test_other_errors_keep_their_traceback(tmp_path, tokenizer, monkeypatch):
-    from normbt.trainer import NormBTTrainer
-
     def broken(self, *args, **kwargs):
         raise RuntimeError("a bug")
 
     monkeypatch.setattr(NormBTTrainer, "training_step", broken)
     with pytest.raises(RuntimeError, match="a bug"):
         train(tmp_path, tokenizer, word_pairs(8), max_steps=1)
+
+
+# --- NaN and Inf ------------------------------------------------------------------------------------------------------
+
+POISON = 40
+"""A word at which the poisoned model's numbers stop being numbers; :func:`poisoned_pairs` has it in one pair."""
+
+
+def poisoned_pairs(count: int = 40, bad: int = 9) -> Dataset:
+    rows = word_pairs(count).to_list()
+    for place, row in enumerate(rows):
+        row["id"] = f"pair-{place}"
+        row["chosen"] = row["chosen"].replace(f"w{POISON} ", "w41 ")
+        row["rejected"] = row["rejected"].replace(f"w{POISON} ", "w41 ")
+        row["prompt"] = row["prompt"].replace(f"w{POISON} ", "w41 ")
+    rows[bad]["chosen"] = f"w{POISON} " + rows[bad]["chosen"]
+    return Dataset.from_list(rows)
+
+
+def poisoned_model(kind="llama"):
+    model = tiny_model(kind)
+
+    def poison(module, inputs, output):
+        return torch.where((inputs[0] == POISON).unsqueeze(-1), torch.nan, output)
+
+    model.get_input_embeddings().register_forward_hook(poison)
+    return model
+
+
+def poisoned_trainer(folder, tokenizer, *, model=None, data=None, **changes):
+    config = NormBTConfig(**settings(folder, **{"max_steps": 10, "logging_steps": 5} | changes))
+    return NormBTTrainer(
+        model or poisoned_model(), config, train_dataset=data or poisoned_pairs(), processing_class=tokenizer
+    )
+
+
+def test_a_nan_stops_the_run_by_the_pairs_name_before_it_reaches_a_parameter(tmp_path, tokenizer):
+    trainer = poisoned_trainer(tmp_path, tokenizer, save_strategy="steps", save_steps=5, logging_steps=100)
+    with pytest.raises(ModelError, match=r"Run alone, not finite: pair-9\.") as failure:
+        trainer.train()
+    assert "in the gradient of step" in str(failure.value)
+    assert "--on_nonfinite skip" in str(failure.value)
+    assert all(parameter.isfinite().all() for parameter in trainer.model.parameters())
+    # Found at the log before the checkpoint after it, which was therefore not written.
+    assert trainer.state.global_step == 5
+    assert last_complete(tmp_path) is None
+
+
+@pytest.mark.parametrize("batching", ["packed", "padded"])
+def test_a_nan_is_skipped_with_a_count(tmp_path, tokenizer, caplog, batching):
+    trainer = poisoned_trainer(tmp_path, tokenizer, on_nonfinite="skip", batching=batching)
+    trainer.train()
+    assert sum(logged(trainer, "skipped_steps")) == 1
+    assert sum(logged(trainer, "nonfinite_pairs")) == 1, "the other pairs of its row have nothing to do with it"
+    assert "pair-9" in caplog.text
+    for name in ("loss", "mu", "accuracy", "weight_q90", "distance"):
+        assert all(math.isfinite(value) for value in logged(trainer, name)), name
+    state = trainer.optimizer.optimizer.state
+    assert {int(moments["step"]) for moments in state.values()} == {9}, "the optimizer has taken another step"
+    assert all(parameter.isfinite().all() for parameter in trainer.model.parameters())
+
+
+def test_a_skipped_step_changes_nothing(tmp_path, tokenizer):
+    """The run with the bad pair equals, step by step, one whose model never sees it: it has one step less."""
+    changes = {"max_steps": 1, "logging_steps": 1, "on_nonfinite": "skip", "per_device_train_batch_size": 40}
+    trainer = poisoned_trainer(tmp_path, tokenizer, **changes)
+    before = {name: parameter.detach().clone() for name, parameter in trainer.model.named_parameters()}
+    trainer.train()
+    assert logged(trainer, "skipped_steps") == [1]
+    for name, parameter in trainer.model.named_parameters():
+        assert torch.equal(parameter, before[name]), name
+    assert int(trainer._ema.count) == 0, "mu has moved in a step that was not taken"
+
+
+def test_a_margin_that_is_not_finite_costs_its_own_pair_only(tmp_path, tokenizer):
+    encoded = poisoned_trainer(tmp_path, tokenizer, model=tiny_model("llama"), data=word_pairs(40)).train_dataset
+    rows = [row | {"margin": 0.5} for row in encoded.remove_columns("id").to_list()]
+    rows[2]["margin"] = math.inf
+    trainer = poisoned_trainer(
+        tmp_path, tokenizer, model=tiny_model("llama"), data=Dataset.from_list(rows), on_nonfinite="skip"
+    )
+    trainer.train()
+    assert sum(logged(trainer, "nonfinite_pairs")) == 1
+    assert sum(logged(trainer, "skipped_steps")) == 0
+    stopping = poisoned_trainer(tmp_path, tokenizer, model=tiny_model("llama"), data=Dataset.from_list(rows))
+    with pytest.raises(ModelError, match=r"in 1 pair: row-3\."):
+        stopping.train()
+
+
+@pytest.mark.parametrize("optim", ["adamw_torch_fused", "adamw_torch", "sgd"])
+def test_a_gradient_that_is_not_finite_is_never_applied(tmp_path, tokenizer, optim):
+    model = tiny_model("llama")
+    trainer = poisoned_trainer(tmp_path, tokenizer, model=model, data=word_pairs(40), on_nonfinite="skip", optim=optim)
+
+    def overflow(gradient):
+        return gradient * math.inf if trainer.state.global_step == 2 else gradient
+
+    model.score.weight.register_hook(overflow)
+    trainer.train()
+    assert logged(trainer, "skipped_steps") == [1, 0]
+    assert logged(trainer, "nonfinite_pairs") == [0, 0]
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
+
+
+def test_our_default_optimizer_can_leave_a_step_out(tmp_path):
+    assert NormBTConfig(**settings(tmp_path)).optim == "adamw_torch_fused"
+
+
+def test_a_run_in_which_every_step_is_nan_ends_even_when_it_may_skip(tmp_path, tokenizer):
+    model = tiny_model("llama")
+    with torch.no_grad():
+        model.score.weight.fill_(math.nan)
+    trainer = poisoned_trainer(
+        tmp_path, tokenizer, model=model, data=word_pairs(40), on_nonfinite="skip", max_steps=40, batching="padded"
+    )
+    with pytest.raises(ModelError, match=r"20 steps in a row could not be taken.*parameters are not finite"):
+        trainer.train()
+
+
+def test_evaluation_counts_what_is_not_finite_as_wrong(tmp_path, tokenizer, caplog):
+    trainer = poisoned_trainer(tmp_path, tokenizer)
+    metrics = trainer.evaluate(poisoned_pairs(8, bad=3))
+    assert metrics["eval_nonfinite_pairs"] == 1
+    assert "pair-3" in caplog.text
+    assert math.isfinite(metrics["eval_loss"])
+    right = trainer.evaluate(poisoned_pairs(8, bad=3).select([0, 1, 2, 4, 5, 6, 7]))["eval_accuracy"] * 7
+    assert metrics["eval_accuracy"] == pytest.approx(right / 8)
+
+
+class _HostReads(TorchDispatchMode):
+    """Counts how often a number is read from the device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += function is torch.ops.aten._local_scalar_dense.default
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("optim", ["adamw_torch_fused", "sgd"])
+def test_looking_out_for_nan_reads_nothing_from_the_device_between_logs(tmp_path, tokenizer, optim):
+    reads: list[int] = []
+
+    class Counting(TrainerCallback):
+        def on_step_begin(self, args, state, control, **kwargs):
+            reads.append(mode.count)
+
+    trainer = poisoned_trainer(
+        tmp_path, tokenizer, model=tiny_model("llama"), data=word_pairs(40), logging_steps=100, optim=optim
+    )
+    trainer.add_callback(Counting())
+    with _HostReads() as mode:
+        trainer.train()
+    assert len(reads) == 10
+    # The first step looks at the mean distance, and the last one is logged.
+    assert len(set(reads[1:])) == 1, f"reads before each step: {reads}"

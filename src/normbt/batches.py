@@ -16,7 +16,7 @@ class PairExamples:
     Not a list, so that Accelerate does not walk through every token id in search of tensors.
 
     Args:
-        examples: rows with ``chosen_ids``, ``rejected_ids``, ``prefix_length`` and, optionally, ``margin``.
+        examples: rows with ``chosen_ids``, ``rejected_ids``, ``prefix_length`` and, optionally, ``margin`` and ``id``.
 
     Example:
         >>> drawn = PairExamples([{"chosen_ids": [1, 2], "rejected_ids": [1, 3], "prefix_length": 1}])
@@ -38,12 +38,14 @@ class MicroBatch:
         pairs: how many pairs. 0 marks a batch that only keeps this process in step with the others, which have more
             pairs: it is run, and counts for nothing.
         tokens: tokens of the pairs' sequences: padding not counted, a shared prefix counted twice.
+        names: what each pair is called in messages; empty where they have no names.
     """
 
     inputs: dict[str, Any]
     margin: Tensor | None
     pairs: int
     tokens: int
+    names: tuple[str, ...] = ()
 
     def to(self, device: torch.device) -> "MicroBatch":
         """The same on ``device``; the host does not wait for the copy."""
@@ -58,7 +60,7 @@ class MicroBatch:
 
     def uncounted(self) -> "MicroBatch":
         """The same, run but counted for nothing."""
-        return replace(self, pairs=0, tokens=0)
+        return replace(self, pairs=0, tokens=0, names=())
 
 
 def lay_out(examples: Sequence[Mapping[str, Any]], layout: Callable[[Sequence[TokenPair]], PairBatch]) -> MicroBatch:
@@ -84,7 +86,8 @@ def lay_out(examples: Sequence[Mapping[str, Any]], layout: Callable[[Sequence[To
     if "margin" in examples[0]:
         margin = torch.tensor([example["margin"] for example in examples], dtype=torch.float32)
     tokens = sum(len(example["chosen_ids"]) + len(example["rejected_ids"]) for example in examples)
-    return MicroBatch(dict(built.inputs), margin, built.pairs, tokens)
+    names = tuple(str(example["id"]) for example in examples) if "id" in examples[0] else ()
+    return MicroBatch(dict(built.inputs), margin, built.pairs, tokens, names)
 
 
 def from_collator(inputs: Mapping[str, Any]) -> MicroBatch:

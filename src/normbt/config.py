@@ -12,6 +12,7 @@ from normbt.packing import Batching
 from normbt.weights import Distance, Weighting
 
 Overlong = Literal["drop", "truncate-prompt"]
+OnNonfinite = Literal["stop", "skip"]
 
 
 @dataclass
@@ -112,9 +113,19 @@ class NormBTConfig(RewardConfig):
             "not fit into the free memory. Named `activation_checkpointing` in newer Transformers; both are taken."
         },
     )
+    on_nonfinite: OnNonfinite = field(
+        default="stop",
+        metadata={
+            "help": "What happens when a pair's numbers or a step's gradient are NaN or Inf. Such a gradient is never "
+            "applied, and the pairs are named at the next log; 'stop' ends the run there, 'skip' counts and goes on."
+        },
+    )
     logging_nan_inf_filter: bool = field(
         default=False,
-        metadata={"help": "Whether to leave NaN and Inf losses out of the logged loss. Costs a device sync per step."},
+        metadata={
+            "help": "Transformers' way to hide NaN and Inf in the logged loss; costs a device sync per step. Off here: "
+            "`on_nonfinite` finds them."
+        },
     )
 
     def __post_init__(self) -> None:
@@ -146,7 +157,7 @@ class NormBTConfig(RewardConfig):
         if self.mu_init is not None and self.weighting != "normbt":
             problems.append(f"mu_init belongs to weighting 'normbt', got weighting {self.weighting!r}.")
         choices_of = {"loss": Loss, "weighting": Weighting, "distance": Distance, "overlong": Overlong}
-        for name, choices in (choices_of | {"batching": Batching}).items():
+        for name, choices in (choices_of | {"batching": Batching, "on_nonfinite": OnNonfinite}).items():
             value, known = getattr(self, name), get_args(choices)
             if value not in known:
                 problems.append(f"{name} must be one of {', '.join(known)}; got {value!r}.")

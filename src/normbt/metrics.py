@@ -38,6 +38,8 @@ def pair_metrics(records: Tensor, *, max_weight: float | None = None) -> dict[st
 
     Equal rewards count as wrong, as in RewardBench, and are reported as ``tie_share``. The effective number of pairs is
     :math:`(\sum_i w_i)^2 / \sum_i w_i^2`. Terciles are of the distance over these pairs: ``near`` is the closest third.
+    A pair with a number that is not finite counts as wrong, and in nothing else; ``nonfinite_pairs``, which is there
+    only then, counts such pairs.
 
     Args:
         records: one row per pair, see :func:`stack_records`, shape ``(pairs, 6)``; at least one row.
@@ -58,12 +60,15 @@ def pair_metrics(records: Tensor, *, max_weight: float | None = None) -> dict[st
     """
     if len(records) == 0:
         raise ValueError("pair_metrics needs at least one pair.")
-    chosen, rejected, distance, weight, loss, objective = records.double().cpu().unbind(dim=1)
+    records = records.double().cpu()
+    finite = records.isfinite().all(dim=1)
+    known = records[finite] if finite.any() else torch.full((1, len(COLUMNS)), torch.nan, dtype=torch.float64)
+    chosen, rejected, distance, weight, loss, objective = known.unbind(dim=1)
     right = (chosen > rejected).double()
     rewards = torch.cat([chosen, rejected])
     metrics = {
-        "accuracy": right.mean(),
-        "tie_share": (chosen == rejected).double().mean(),
+        "accuracy": right.sum() / len(records),
+        "tie_share": (chosen == rejected).double().sum() / len(records),
         "margin": (chosen - rejected).mean(),
         "min_reward": rewards.min(),
         "mean_reward": rewards.mean(),
@@ -72,8 +77,10 @@ def pair_metrics(records: Tensor, *, max_weight: float | None = None) -> dict[st
         "loss_weighted": (weight * loss).mean(),
         "objective": objective.mean(),
     }
+    if not finite.all():
+        metrics["nonfinite_pairs"] = (~finite).double().sum()
     # By rank, so that equal distances split evenly; fewer than three pairs have no terciles.
-    if len(records) >= 3:
+    if len(known) >= 3:
         near, mid, far = right[distance.argsort(stable=True)].tensor_split(3)
         metrics |= {"accuracy_near": near.mean(), "accuracy_mid": mid.mean(), "accuracy_far": far.mean()}
     values = {name: value.item() for name, value in metrics.items()}

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from normbt.errors import DataError
 from normbt.losses import bt_loss, centering_term, scaled_bt_loss, sum_to_zero_term
+from normbt.nonfinite import finite_pairs
 from normbt.weights import Distance, Weighting, all_reduce_sum, pair_distance, pair_weights
 
 Loss = Literal["bt", "scaled_bt"]
@@ -20,13 +21,15 @@ class PairTerms(NamedTuple):
         distance: between what the head read of both answers; no gradient.
         weight: no gradient.
         loss: pair loss before weighting, in nats.
-        objective: what is minimised: weight times loss, and auxiliary terms.
+        objective: what is minimised: weight times loss, and auxiliary terms; 0, without gradient, where not finite.
+        finite: whether the pair's rewards, distance and margin are finite, boolean.
     """
 
     distance: Tensor
     weight: Tensor
     loss: Tensor
     objective: Tensor
+    finite: Tensor
 
 
 @dataclass(frozen=True)
@@ -74,21 +77,26 @@ class Objective:
 
         Returns:
             The terms; they carry the gradient of ``rewards``. Under autocast they are computed in float32 all the same.
+            A pair that is not finite takes part in nobody's terms, as if it weren't there.
 
         Raises:
             DataError: ``scaled_bt`` without margins.
         """
         chosen, rejected = rewards.chunk(2)
         distance = pair_distance(*hidden.chunk(2), kind=self.distance)
+        finite = finite_pairs(chosen, rejected, distance, margin)
+        # Replaced before anything is computed from them: the gradient of a masked NaN would still be NaN.
+        chosen, rejected, known_distance = (torch.where(finite, x, 0.0) for x in (chosen, rejected, distance))
+        margin = None if margin is None else torch.where(finite, margin, 0.0)
         with torch.autocast(rewards.device.type, enabled=False):
             loss = self._pair_loss(chosen, rejected, margin)
-            weight = self._weight(distance, mu)
+            weight = self._weight(known_distance, finite, mu)
             objective = weight * loss
             if self.center_rewards_coefficient is not None:
                 objective = objective + self.center_rewards_coefficient * centering_term(chosen, rejected)
             if self.bsr_coefficient is not None:
                 objective = objective + self.bsr_coefficient * sum_to_zero_term(chosen, rejected)
-        return PairTerms(distance, weight, loss, objective)
+        return PairTerms(distance, weight, loss, torch.where(finite, objective, 0.0), finite)
 
     def take_part(self, device: torch.device) -> None:
         """What a process without a pair owes the others, which wait for it: its part of ``batch``'s mean distance."""
@@ -102,15 +110,15 @@ class Objective:
             return scaled_bt_loss(chosen, rejected, margin)
         return bt_loss(chosen, rejected, margin, smoothing=self.smoothing)
 
-    def _weight(self, distance: Tensor, mu: Tensor | float | None) -> Tensor:
+    def _weight(self, distance: Tensor, finite: Tensor, mu: Tensor | float | None) -> Tensor:
         reference = None
         if self.weighting == "normbt":
             reference = mu
         elif self.weighting == "raw":
             reference = 1.0
         elif self.weighting == "batch":
-            total, count = all_reduce_sum(torch.stack([distance.sum(), distance.new_tensor(float(len(distance)))]))
-            reference = total / count
+            total, count = all_reduce_sum(torch.stack([distance.sum(), finite.sum().float()]))
+            reference = total / count.clamp_min(1.0)
         if reference is None:
             return torch.ones_like(distance)
         return pair_weights(distance, reference, eps=self.eps, max_weight=self.max_weight)

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 import torch
 from accelerate.utils import DistributedType, broadcast_object_list, gather_object, is_peft_model
-from datasets import IterableDataset
+from datasets import Dataset, IterableDataset
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import (
@@ -39,10 +39,11 @@ from normbt.checkpoint import TrainingState, load_state, save_state
 from normbt.completeness import choose_checkpoint, last_complete, rotate, seal
 from normbt.config import NormBTConfig
 from normbt.encoding import encode_pairs, longest_sequence, prepare_tokenizer
-from normbt.errors import ConfigError, StateError
+from normbt.errors import ConfigError, ModelError, StateError
 from normbt.faults import memory_fault, writing
 from normbt.head import HeadCapture, unwrap
 from normbt.metrics import COLUMNS, pair_metrics, stack_records
+from normbt.nonfinite import Findings, FiniteWatch, guard_step
 from normbt.objective import Objective
 from normbt.packing import as_token_pair
 from normbt.packing_check import check_packing, made_up_pairs
@@ -55,6 +56,8 @@ logger = logging.getLogger(__name__)
 
 _CHECKED_PAIRS = 4
 """Pairs of the packing self-check: each costs two forwards of one sequence."""
+_MOST_SKIPPED_IN_A_ROW = 20
+"""A run that has lost so many steps to NaN, one after another, learns nothing any more."""
 
 
 class NormBTTrainer(RewardTrainer):
@@ -74,7 +77,8 @@ class NormBTTrainer(RewardTrainer):
     Raises:
         ConfigError: ``args`` are not a :class:`~normbt.config.NormBTConfig`.
         DataError: a data set has no usable pair, or lacks the ``margin`` that the loss needs.
-        ModelError: the model has no usable scoring head, or PEFT would not train it.
+        ModelError: the model has no usable scoring head, or PEFT would not train it; while training: numbers are not
+            finite.
         StateError: a checkpoint to resume is incomplete, or was made with other settings.
 
     References:
@@ -126,6 +130,7 @@ class NormBTTrainer(RewardTrainer):
         self._step_distances = torch.zeros(2, device=self.args.device)  # sum and count over this optimizer step
         self._records: dict[str, list[Tensor]] = {"train": [], "eval": []}
         self._steps_recorded = 0
+        self._watch = {"train": FiniteWatch(), "eval": FiniteWatch()}
         self._tokens = 0  # of this process; after a resume, the main process has those before
         self._probe: MicroBatch | None = None
         self._reload_is_checked = False
@@ -138,7 +143,10 @@ class NormBTTrainer(RewardTrainer):
     def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, dataset_name: str) -> Any:
         """Check the rows, encode them, and keep the reports of both."""
         reports = self._reports[dataset_name] = []
-        if "chosen_ids" not in get_dataset_column_names(dataset):
+        columns = get_dataset_column_names(dataset)
+        if "id" not in columns and isinstance(dataset, Dataset) and "chosen_ids" in columns:
+            dataset = dataset.add_column("id", [f"row-{row}" for row in range(1, len(dataset) + 1)])  # type: ignore[call-arg] - the fingerprint is optional
+        if "chosen_ids" not in columns:
             dataset, report = read_pairs(dataset, streaming=isinstance(dataset, IterableDataset))
             reports.append(report)
         lengths = {"max_length": args.max_length, "overlong": args.overlong}
@@ -159,7 +167,7 @@ class NormBTTrainer(RewardTrainer):
         return {name: reduce(DataReport.then, reports) for name, reports in frozen.items()}
 
     def _set_signature_columns_if_needed(self) -> None:
-        self._signature_columns = ["chosen_ids", "rejected_ids", "prefix_length", "margin"]
+        self._signature_columns = ["id", "chosen_ids", "rejected_ids", "prefix_length", "margin"]
 
     # --- layout ---------------------------------------------------------------------------------------------------
 
@@ -261,8 +269,9 @@ class NormBTTrainer(RewardTrainer):
             return drawn, None
         micro_batches = self._micro_batches(drawn)
         if self.args.weighting == "normbt" and not self._mu_is_set:
-            self._ema = EmaState(self._mean_distance(micro_batches), 0)
-            self._mu_is_set = True
+            mean = self._mean_distance(micro_batches)
+            if mean is not None:
+                self._ema, self._mu_is_set = EmaState(mean, 0), True
         # The loop counts one micro-batch per draw and synchronises gradients at the last: that one carries the step.
         return [*(StepBatches() for _ in drawn[1:]), StepBatches(micro_batches)], total_pairs
 
@@ -282,17 +291,19 @@ class NormBTTrainer(RewardTrainer):
         return batches
 
     @torch.no_grad()
-    def _mean_distance(self, micro_batches: Sequence[MicroBatch]) -> Tensor:
-        """Mean distance of the first step's pairs, so that its weights don't depend on how the step is split."""
+    def _mean_distance(self, micro_batches: Sequence[MicroBatch]) -> Tensor | None:
+        """Mean distance of the first step's pairs, so that its weights don't depend on how the step is split.
+
+        None when not one of them is finite.
+        """
         totals = torch.zeros(2, device=self.args.device)
         for batch in micro_batches:
             with self.compute_loss_context_manager():
                 _, hidden, _ = self._forward(self.model_wrapped, batch.to(self.args.device))
             if batch.pairs:
-                distance = pair_distance(*hidden.chunk(2), kind=self.args.distance)
-                totals += torch.stack([distance.sum(), distance.new_tensor(float(batch.pairs))])
+                totals += _sum_and_count(pair_distance(*hidden.chunk(2), kind=self.args.distance))
         total, count = all_reduce_sum(totals)
-        return total / count
+        return total / count if count > 0 else None
 
     def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Tensor | int | None = None) -> Tensor:
         """Forward and backward of every micro-batch of the step; gradients are synchronised in the last."""
@@ -310,10 +321,26 @@ class NormBTTrainer(RewardTrainer):
     def _prepare_inputs(self, inputs: Any) -> Any:
         return inputs.to(self.args.device) if isinstance(inputs, MicroBatch) else super()._prepare_inputs(inputs)
 
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        """Transformers' norm, of all processes; where it is not finite, the optimizer's step is made harmless."""
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        value: Any = norm if isinstance(norm, Tensor) else torch.tensor(norm or 0.0, device=self.args.device)
+        finite = (value.full_tensor() if hasattr(value, "full_tensor") else value).isfinite()
+        if self.accelerator.scaler is not None:
+            finite = torch.ones_like(finite)  # float16 overflows now and then: its scaler skips those steps itself
+        elif not self.is_deepspeed_enabled:  # DeepSpeed has taken the step already
+            prepared: Any = self.optimizer
+            guard_step(getattr(prepared, "optimizer", prepared), finite)
+        self._watch["train"].see_step(self.state.global_step + 1, finite)
+        return norm
+
     def _end_step(self) -> None:
         """Move mu, once per optimizer step, with the distances of all its pairs."""
         if self.args.weighting == "normbt":
             total, count = all_reduce_sum(self._step_distances)
+            taken = self._watch["train"].last_step
+            if taken is not None:
+                count = count * taken  # mu stays where it is in a step that was not taken
             self._ema = update_ema(self._ema, total, count, self.args.beta)
             self._step_distances = torch.zeros_like(self._step_distances)
         self._steps_recorded += 1
@@ -345,9 +372,11 @@ class NormBTTrainer(RewardTrainer):
 
         if mode == "train":
             self._tokens += batch.tokens
-            self._step_distances += torch.stack([terms.distance.sum(), terms.distance.new_tensor(float(batch.pairs))])
+            self._step_distances += _sum_and_count(terms.distance, terms.finite)
+        self._watch[mode].see_pairs(self.state.global_step + 1, batch.names, terms.finite)
         chosen, rejected = rewards.chunk(2)
-        self._records[mode].append(stack_records(chosen, rejected, *terms))
+        marked = torch.where(terms.finite, terms.objective, torch.nan)  # a margin that is not finite shows here only
+        self._records[mode].append(stack_records(chosen, rejected, *terms[:3], marked))
         return (loss, outputs) if return_outputs else loss
 
     def _forward(self, model: nn.Module, batch: MicroBatch) -> tuple[Tensor, Tensor, Any]:
@@ -363,6 +392,7 @@ class NormBTTrainer(RewardTrainer):
         """Log what Transformers hands over and, in training, the metrics of all pairs since the last time."""
         if self.model.training and self._steps_recorded:
             records = self._take_records("train")
+            findings = self._check_finite()
             metrics = pair_metrics(records, max_weight=self._max_weight)
             metrics["effective_batch_size"] = metrics.pop("effective_pairs") / self._steps_recorded
             self._steps_recorded = 0
@@ -370,14 +400,70 @@ class NormBTTrainer(RewardTrainer):
                 metrics["mu"] = float(self._ema.mean)
             metrics["num_tokens"] = self._total_tokens()
             metrics.pop("objective")  # Transformers logs it as `loss`
+            if self.args.on_nonfinite == "skip":
+                metrics |= {"nonfinite_pairs": findings.pair_count, "skipped_steps": len(findings.steps)}
             logs.update(metrics)
         super().log(logs, start_time)
+
+    def _check_finite(self) -> Findings:
+        """Look at what was not finite since the last look, on every process; stop, or warn.
+
+        Raises:
+            ModelError: there was something, and ``on_nonfinite`` is ``stop``; or no step can be taken any more.
+        """
+        findings = self._gathered(self._watch["train"].take())
+        if not findings:
+            return findings
+        stuck = findings.skipped_in_a_row >= _MOST_SKIPPED_IN_A_ROW
+        if self.args.on_nonfinite == "skip" and not stuck:
+            logger.warning("%s Those steps were not taken.", findings.describe())
+            return findings
+        reason = f"{findings.skipped_in_a_row} steps in a row could not be taken. " if stuck else ""
+        raise ModelError(
+            f"{reason}{findings.describe()} {self._look_closer(findings)} Look at these rows, lower learning_rate or "
+            f"max_grad_norm, or train past them with --on_nonfinite skip. {self._way_back()}"
+        )
+
+    def _gathered(self, findings: Findings) -> Findings:
+        if self.accelerator.num_processes == 1:
+            return findings
+        return findings.joined_by(gather_object([findings]))
+
+    @torch.no_grad()
+    def _look_closer(self, findings: Findings) -> str:
+        """Whether the parameters are finite, and which of the named pairs are not finite by themselves."""
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            return ""
+        if not all(bool(parameter.isfinite().all()) for parameter in self.model.parameters()):
+            return "The model's parameters are not finite themselves: they were so from the start, or DeepSpeed's step."
+        kept = "The parameters are finite: no such step was taken."
+        if not findings.pairs or "id" not in (get_dataset_column_names(self.train_dataset) or ()):
+            return kept
+        if isinstance(self.train_dataset, IterableDataset):
+            return kept
+        places = {name: place for place, name in enumerate(self.train_dataset["id"]) if name in findings.pairs}
+        alone = []
+        was_training = self.model.training
+        self.model.eval()
+        for name, place in places.items():
+            batch = self.step_plan.padded([self.train_dataset[place]]).to(self.args.device)
+            with self.accelerator.autocast():
+                rewards, hidden, _ = self._forward(self.model, batch)
+            if not self._objective(rewards, hidden, batch.margin).finite.all():
+                alone.append(name)
+        self.model.train(was_training)
+        if not alone:
+            return f"{kept} Run alone, each of these pairs is finite now."
+        return f"{kept} Run alone, not finite: {', '.join(alone)}."
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
         """Transformers' loop; loss and metrics are then replaced by those over all pairs of this evaluation set."""
         prefix = kwargs.get("metric_key_prefix", args[4] if len(args) > 4 else "eval")
         self._records["eval"].clear()
         output = super().evaluation_loop(*args, **kwargs)
+        findings = self._gathered(self._watch["eval"].take())
+        if findings:
+            logger.warning("%s: %s These pairs count as wrong.", prefix, findings.describe())
         metrics = pair_metrics(self._take_records("eval", gathered=True), max_weight=self._max_weight)
         metrics["loss"] = metrics.pop("objective")
         named = {f"{prefix}_{name}": value for name, value in metrics.items()}
@@ -468,6 +554,7 @@ class NormBTTrainer(RewardTrainer):
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Write a checkpoint, check the first, declare it complete, and only then delete older ones."""
+        self._check_finite()  # a log came before, unless logging is off: no checkpoint is written past a NaN
         folder = Path(self._get_output_dir(trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         with writing(folder, afterwards=lambda: self._give_up(folder)):
             if self.args.should_save and folder.exists():
@@ -541,6 +628,12 @@ class _StepEnd(TrainerCallback):
             control.should_log = True
 
     on_epoch_end = on_step_end
+
+
+def _sum_and_count(distance: Tensor, finite: Tensor | None = None) -> Tensor:
+    """Sum and number of the finite distances, shape ``(2,)``."""
+    finite = distance.isfinite() if finite is None else finite
+    return torch.stack([torch.where(finite, distance, 0.0).sum(), finite.sum().float()])
 
 
 def _frozen(report: DataReport | LiveReport) -> DataReport:
