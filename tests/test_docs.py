@@ -110,7 +110,13 @@ def _replace_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
     def reached(*args: Any, **kwargs: Any) -> None:
         raise _Reached
 
-    for job in ("normbt.evaluate.evaluate", "normbt.demo.run_demo", "normbt.doctor.examine", "normbt.score.score_rows"):
+    for job in (
+        "normbt.evaluate.evaluate",
+        "normbt.evaluate.evaluate_all",
+        "normbt.demo.run_demo",
+        "normbt.doctor.examine",
+        "normbt.score.score_rows",
+    ):
         monkeypatch.setattr(job, reached)
 
 

@@ -1,3 +1,4 @@
+import dataclasses
 import gzip
 import io
 import json
@@ -11,12 +12,24 @@ from rich.console import Console
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from normbt import rewardbench
 from normbt.errors import ConfigError, DataError, ModelError
-from normbt.evaluate import ScoreTable, evaluate, render_summary, scores_by
+from normbt.evaluate import ScoreTable, evaluate, evaluate_all, render_summary
+from normbt.evaluate import answers as answers_module
 from normbt.head import capture_hidden
-from normbt.results import LEADERBOARD_FILE, PAIRS_FILE, SUMMARY_FILE, EvaluationPair, read_evaluation
+from normbt.results import (
+    DATA_REPORT_FILE,
+    DETERMINISM_FILE,
+    LEADERBOARD_FILE,
+    PAIRS_FILE,
+    PROMPTS_FILE,
+    SUMMARY_FILE,
+    EvaluationPair,
+    read_evaluation,
+    read_records,
+)
 from normbt.stats import cluster_bootstrap, percentile_interval, wilson_interval
+from normbt.suites import SUITES
+from normbt.suites.rewardbench import cluster_id
 from tiny import BOS, EOS, PAD, tiny_model
 
 REAL_DATA = Path(__file__).parents[1].parent / "shared" / "data" / "rewardbench.jsonl.gz"
@@ -119,7 +132,7 @@ def test_every_pair_is_scored_as_if_it_were_alone(tmp_path, tokenizer):
     assert (summary["score"]["wilson_low"], summary["score"]["wilson_high"]) == wilson_interval(right, 12)
     assert summary["categories"].keys() == {"a", "b"}
     assert summary["sources"].keys() == {"x", "y", "z"}
-    assert summary["sections"] == summary["subsets"] == {}
+    assert summary["sections"] == summary["details"] == summary["subsets"] == {}
     assert summary["coverage"] is None
     assert summary["provenance"]["data"][0]["kept"] == 12
     assert summary["provenance"]["config"]["batch_tokens"] == 40
@@ -168,7 +181,7 @@ def test_rewardbench_scores_its_sections_and_writes_the_leaderboard_record(tmp_p
     assert summary["coverage"]["incomplete_subsets"]["math-prm"] == [10, 447]
     assert len(summary["coverage"]["missing_subsets"]) == 19
     record = json.loads((tmp_path / LEADERBOARD_FILE).read_text())
-    assert record == accuracy | {"model": summary["model"], "model_type": "Seq. Classifier"}
+    assert record == accuracy | {"model": summary["model"], "model_type": "Seq. Classifier", "chat_template": "none"}
     assert list(record) == sorted(record)
 
 
@@ -179,7 +192,7 @@ def test_rewardbench_without_data_is_the_official_split_from_the_hub(tmp_path, m
         asked.append((source, split))
         raise DataError("no network here")
 
-    monkeypatch.setattr("normbt.evaluate.job.read_pairs", read)
+    monkeypatch.setattr("normbt.suites.plain.read_pairs", read)
     with pytest.raises(DataError, match="no network here"):
         evaluate("nowhere", output_dir=tmp_path)
     assert asked == [("allenai/reward-bench", "filtered")]
@@ -210,7 +223,7 @@ def test_plain_text_is_rendered_as_asked(tmp_path, tokenizer, monkeypatch, suite
     tokenizer.chat_template = CHAT_TEMPLATE if own else None
     seen = []
     monkeypatch.setattr(
-        "normbt.evaluate.job.score_pairs",
+        "normbt.evaluate.answers.score_pairs",
         lambda model, chosen, rejected, **settings: (seen.extend(chosen), score_pairs(model, chosen, rejected))[1],
     )
     from normbt.scoring import score_pairs
@@ -290,7 +303,12 @@ def test_a_limit_draws_a_random_sample_that_the_seed_decides(tmp_path, tokenizer
 def test_all_wrong_settings_are_named_at_once(tmp_path):
     with pytest.raises(ConfigError) as refused:
         evaluate("nowhere", suite="rewardbnch", template="x", limit=0, confidence=95, output_dir=tmp_path)
-    for part in ("one of rewardbench, pairs, found 'rewardbnch'", "template must", "limit must", "between 0 and 1"):
+    for part in (
+        "one of rewardbench, rewardbench2, rm-bench, judgebench, pairs, found 'rewardbnch'",
+        "template must",
+        "limit must",
+        "between 0 and 1",
+    ):
         assert part in str(refused.value)
     with pytest.raises(ConfigError, match=r"'pairs' has no data of its own.*--data"):
         evaluate("nowhere", suite="pairs", output_dir=tmp_path)
@@ -360,7 +378,7 @@ def test_the_table_shows_sections_intervals_baseline_and_what_is_missing(tmp_pat
         assert f"{score['low']:.1%} to {score['high']:.1%}" in line
         assert f"{score['length_only']:.1%}" in line
     assert "mean of 2 sections" in text
-    assert "Subsets without pairs, left out of the sections: alpacaeval-easy" in text
+    assert "Subsets without data, left out of the scores: alpacaeval-easy" in text
     assert "and 15 more" in text
     assert "math-prm 20 of 447" in text
     assert "source x" in text
@@ -374,7 +392,7 @@ def test_intervals_are_those_of_the_cluster_bootstrap():
         fake_pair(index, correct=bool(generator.random() < 0.6), cluster_id=f"c{index // 4}", category="ab"[index % 2])
         for index in range(80)
     ]
-    table = ScoreTable(pairs, resamples=4000, seed=5)
+    table = ScoreTable(SUITES["pairs"], pairs, resamples=4000, seed=5)
     drawn = cluster_bootstrap(
         [pair["correct"] for pair in pairs],
         [pair["category"] for pair in pairs],
@@ -382,22 +400,24 @@ def test_intervals_are_those_of_the_cluster_bootstrap():
         resamples=4000,
         seed=5,
     )
-    whole = table.accuracy()
-    assert (whole["low"], whole["high"]) == pytest.approx(percentile_interval(drawn.overall()[:, 0]))
-    by_category = scores_by(table, "category")
+    whole = table.score(table.outcomes.accuracy())
+    assert (whole["low"], whole["high"]) == pytest.approx(percentile_interval(drawn.overall()[:, 0], degrees=19))
+    by_category = table.by("categories")
     assert list(by_category) == ["a", "b"]
     for position, score in enumerate(by_category.values()):
-        assert (score["low"], score["high"]) == pytest.approx(percentile_interval(drawn.means()[:, position, 0]))
+        assert (score["low"], score["high"]) == pytest.approx(
+            percentile_interval(drawn.means()[:, position, 0], degrees=19)
+        )
         assert score["clusters"] == 20
-    assert scores_by(table, "source") == {}
+    assert table.by("sources") == {}
 
 
 def test_the_error_of_a_weighted_section_is_the_one_of_the_formula():
     """Reasoning counts 447 and 984 pairs half each: SE² = ¼ (p q / 447 + p' q' / 984) for independent pairs."""
     pairs = [fake_pair(f"m{i}", correct=i % 2 == 0, subset="math-prm") for i in range(447)]
     pairs += [fake_pair(f"c{i}", correct=i % 4 != 0, subset="hep-go") for i in range(984)]
-    table = ScoreTable(pairs, resamples=10_000)
-    score = table.sections()["Reasoning"]
+    table = ScoreTable(SUITES["rewardbench"], pairs, resamples=10_000)
+    score = table.scores(table.outcomes.sections())["Reasoning"]
     # With one of the six code subsets the weights are 984 and 164.
     first, second = 984 / 1148, 164 / 1148
     error = math.sqrt(first**2 * 0.25 / 447 + second**2 * 0.1875 / 984)
@@ -411,7 +431,8 @@ def test_the_longer_answer_is_a_coin_where_lengths_are_equal():
         fake_pair(index, n_characters_chosen=chosen, n_characters_rejected=rejected)
         for index, (chosen, rejected) in enumerate(lengths)
     ]
-    assert ScoreTable(pairs, resamples=10).accuracy()["length_only"] == 2.5 / 4
+    table = ScoreTable(SUITES["pairs"], pairs, resamples=10)
+    assert table.score(table.outcomes.accuracy())["length_only"] == 2.5 / 4
 
 
 @pytest.mark.skipif(not REAL_DATA.exists(), reason="the real RewardBench file is not here")
@@ -424,29 +445,228 @@ def test_the_longer_answer_on_the_real_benchmark():
             row["id"],
             subset=row["subset"],
             category=row["category"],
-            cluster_id=rewardbench.cluster_id(row["subset"], row["prompt"]),
+            cluster_id=cluster_id(row["subset"], row["prompt"]),
             n_characters_chosen=len(row["chosen"]),
             n_characters_rejected=len(row["rejected"]),
         )
         for row in rows
     ]
-    table = ScoreTable(pairs, resamples=10)
-    found = {name: round(score["length_only"], 2) for name, score in scores_by(table, "category").items()}
+    table = ScoreTable(SUITES["rewardbench"], pairs, resamples=10)
+    found = {name: round(score["length_only"], 2) for name, score in table.by("categories").items()}
     assert found == {"chat": 0.80, "chat_hard": 0.29, "safety": 0.42, "reasoning": 0.40}
     # The benchmark's own weights count math-prm, where the longer answer is nearly always wrong, for half of Reasoning.
-    assert round(table.sections()["Reasoning"]["length_only"], 2) == 0.31
+    assert round(table.scores(table.outcomes.sections())["Reasoning"]["length_only"], 2) == 0.31
 
 
 def test_the_summary_is_written_last(tmp_path, tokenizer, monkeypatch):
     """Whoever finds a summary finds a complete evaluation."""
     written = []
-    import normbt.evaluate.job as job
+    import normbt.evaluate.run as run
 
     for name in ("write_json", "write_jsonl"):
-        real = getattr(job, name)
+        real = getattr(run, name)
         monkeypatch.setattr(
-            job, name, lambda path, *a, real=real, **k: (written.append(Path(path).name), real(path, *a, **k))[1]
+            run, name, lambda path, *a, real=real, **k: (written.append(Path(path).name), real(path, *a, **k))[1]
         )
     rows = random_pairs(3, subset=["math-prm"])
     evaluate(tiny_model(), tokenizer=tokenizer, data=write_rows(tmp_path, rows), output_dir=tmp_path, resamples=10)
     assert written == [PAIRS_FILE, LEADERBOARD_FILE, SUMMARY_FILE]
+
+
+# Suites with several answers
+
+
+def prompts_of(suite, count, *, seed=0):
+    """Rows of a benchmark of several answers, in words that the tokenizer knows."""
+    generator = np.random.default_rng(seed)
+
+    def answers(number):
+        return [words(*generator.integers(10, 60, generator.integers(2, 9))) for _ in range(number)]
+
+    if suite == "rm-bench":
+        domains = ["chat", "math", "code", "safety-refuse"]
+        return [
+            {"id": i, "prompt": f"w{4 + i}", "chosen": answers(3), "rejected": answers(3), "domain": domains[i % 4]}
+            for i in range(count)
+        ]
+    rows = [
+        {"id": str(i), "prompt": f"w{4 + i}", "chosen": answers(1), "rejected": answers(3), "subset": "Math"}
+        for i in range(count)
+    ]
+    for i in range(2):
+        for kind, number in (("ref", 1), ("tied", 2)):
+            rows.append(
+                {"id": f"{kind}:{i}", "prompt": f"w{30 + i}", "chosen": answers(number), "rejected": answers(2)}
+                | {"subset": "Ties"}
+            )
+    return rows
+
+
+@pytest.mark.parametrize("suite", ["rm-bench", "rewardbench2"])
+def test_every_answer_of_a_prompt_is_scored_as_if_it_were_alone(tmp_path, tokenizer, suite):
+    model, rows = tiny_model("llama"), prompts_of(suite, 8)
+    summary = evaluate(
+        model, tokenizer=tokenizer, suite=suite, data=write_rows(tmp_path, rows), output_dir=tmp_path / "out",
+        resamples=50, check_determinism=True,
+    )  # fmt: skip
+    saved, records = read_records(tmp_path / "out")
+    assert saved == summary
+    assert summary["records_file"] == PROMPTS_FILE
+    assert len(records) == len(rows)
+    for row, record in zip(rows, records, strict=True):
+        for side in ("chosen", "rejected"):
+            ids = [[*tokenizer(row["prompt"] + text)["input_ids"], EOS] for text in row[side]]
+            assert record[f"scores_{side}"] == pytest.approx([reward(model, one)[0] for one in ids], abs=1e-5)
+            assert record[f"n_tokens_{side}"] == [len(one) for one in ids]
+            assert record[f"n_characters_{side}"] == [len(text) for text in row[side]]
+    score = summary["score"]
+    assert score["low"] <= score["value"] <= score["high"]
+    assert score["value"] == pytest.approx(np.mean([one["value"] for one in summary["sections"].values()]))
+    assert score["wilson_low"] is None
+    text = rendered(summary)
+    assert summary["headline"] in text
+    for name in (*summary["sections"], *summary["details"]):
+        assert name in text
+    flat = json.loads((tmp_path / "out" / LEADERBOARD_FILE).read_text())
+    if suite == "rm-bench":
+        assert summary["sections"].keys() == {"chat", "math", "code", "safety"}
+        assert score["pairs"] == 9 * len(rows)
+        assert flat["total_avg_acc"] == score["value"]
+        assert records[0]["credit"] * 9 == pytest.approx(
+            sum(c > r for c in records[0]["scores_chosen"] for r in records[0]["scores_rejected"])
+        )
+    else:
+        assert summary["sections"].keys() == {"Math", "Ties"}
+        assert summary["tie_policy"] == "fractional"
+        assert flat["Ties"] == summary["sections"]["Ties"]["value"]
+        assert flat["model_type"] == "Seq. Classifier"
+    with pytest.raises(DataError, match="prompts with several answers, where pairs are wanted"):
+        read_evaluation(tmp_path / "out")
+
+
+def test_judgebench_gives_ties_to_the_second_answer_and_prints_percent(tmp_path, tokenizer):
+    rows = [
+        {"pair_id": f"u{i}", "source": "mmlu-pro-law", "question": f"w{4 + i}", "response_A": "other"}
+        | {"response_B": "words", "label": label}  # both are <unk>: the same tokens
+        for i, label in enumerate(["A>B", "B>A", "B>A"])
+    ]
+    summary = evaluate(
+        tiny_model("llama"), tokenizer=tokenizer, suite="judgebench", data=write_rows(tmp_path, rows),
+        output_dir=tmp_path / "out", resamples=20,
+    )  # fmt: skip
+    _, pairs = read_evaluation(tmp_path / "out")
+    assert [(pair["correct"], pair["tie"]) for pair in pairs] == [(False, True), (True, True), (True, True)]
+    assert (summary["score"]["value"], summary["score"]["ties"], summary["tie_policy"]) == (2 / 3, 3, "second")
+    flat = json.loads((tmp_path / "out" / LEADERBOARD_FILE).read_text())
+    assert flat == pytest.approx({"mmlu-pro": 200 / 3, "Overall": 200 / 3})
+    assert "A tie is a decision for the second answer" in rendered(summary)
+
+
+def test_rewards_do_not_depend_on_batches_or_on_the_padding_side(tmp_path, tokenizer):
+    data, found = write_rows(tmp_path, random_pairs(12)), []
+    for side, batch_tokens in (("right", 1), ("left", 40), ("left", 10_000), ("right", 10_000)):
+        tokenizer.padding_side = side
+        evaluate(
+            tiny_model("llama"), tokenizer=tokenizer, suite="pairs", data=data, output_dir=tmp_path / "out",
+            resamples=10, batch_tokens=batch_tokens,
+        )  # fmt: skip
+        found.append([pair["score_chosen"] for pair in read_evaluation(tmp_path / "out")[1]])
+    for scores in found[1:]:
+        assert scores == pytest.approx(found[0], abs=1e-5)
+
+
+# Determinism
+
+
+def test_the_check_finds_nothing_in_float32_and_reports_it_everywhere(tmp_path, tokenizer):
+    settings = {"tokenizer": tokenizer, "suite": "pairs", "data": write_rows(tmp_path, random_pairs(130))}
+    summary = evaluate(
+        tiny_model("llama"), output_dir=tmp_path / "out", check_determinism=True, resamples=10, **settings
+    )
+    found = summary["determinism"]
+    assert (found["records"], found["answers"], found["comparisons"]) == (100, 200, 100)
+    assert found["largest_difference"] < 1e-5
+    assert found["order_flips"] == found["non_finite_changed"] == 0
+    rows = [json.loads(line) for line in (tmp_path / "out" / DETERMINISM_FILE).read_text().splitlines()]
+    assert len(rows) == 200
+    scores = {pair["id"]: pair["score_chosen"] for pair in read_evaluation(tmp_path / "out")[1]}
+    assert all(row["score"] == scores[row["id"]] for row in rows if row["answer"] == "chosen")
+    assert "Scored again one at a time (200 answers of 100 records)" in rendered(summary)
+    assert "0 of 100 comparisons change their order" in rendered(summary)
+
+
+def test_the_check_finds_what_batches_change(tmp_path, tokenizer, monkeypatch):
+    """A fault planted in the batched scores: every reward is moved, one pair is turned round, one reward is lost."""
+    real = answers_module.score_pairs
+
+    def faulty(*arguments, **settings):
+        scores = real(*arguments, **settings)
+        chosen, rejected = scores.chosen + np.float32(0.25), scores.rejected + np.float32(0.25)
+        chosen[0], rejected[0] = rejected[0], chosen[0]
+        chosen[1] = np.nan
+        return dataclasses.replace(scores, chosen=chosen, rejected=rejected)
+
+    monkeypatch.setattr(answers_module, "score_pairs", faulty)
+    summary = evaluate(
+        tiny_model("llama"), tokenizer=tokenizer, suite="pairs", data=write_rows(tmp_path, random_pairs(6)),
+        output_dir=tmp_path / "out", check_determinism=True, resamples=10,
+    )  # fmt: skip
+    found = summary["determinism"]
+    assert found["largest_difference"] > 0.2
+    assert found["order_flips"] == 2  # the pair turned round, and the one that lost a reward
+    assert found["non_finite_changed"] == 1
+    assert "1 became or ceased to be a number" in rendered(summary)
+
+
+# All suites
+
+
+def test_all_runs_what_is_there_and_says_why_the_rest_is_not(tmp_path, tokenizer):
+    data = tmp_path / "data"
+    data.mkdir()
+    write_rows(data, prompts_of("rm-bench", 4)).rename(data / "rm-bench.jsonl")
+    write_rows(data, random_pairs(6)).rename(data / "pairs.jsonl")
+    for name in ("judgebench-gpt.jsonl", "judgebench-claude.jsonl"):
+        (data / name).touch()
+    settings = {"tokenizer": tokenizer, "resamples": 10}
+    summaries, skipped = evaluate_all(tiny_model("llama"), output_dir=tmp_path / "out", data=data, **settings)
+    assert list(summaries) == ["rm-bench", "pairs"]
+    for name, summary in summaries.items():
+        assert read_records(tmp_path / "out" / name)[0] == summary
+        assert summary["provenance"]["config"]["suite"] == name
+    assert skipped.keys() == {"rewardbench", "rewardbench2", "judgebench"}
+    assert "no name in" in skipped["rewardbench"]
+    assert "begins with rewardbench or reward-bench" in skipped["rewardbench"]
+    assert "judgebench-claude.jsonl, judgebench-gpt.jsonl" in skipped["judgebench"]
+    (data / "pairs.jsonl").write_text("{}\n")
+    with pytest.raises(DataError, match="no usable pair"):  # data that are there and broken are not passed over
+        evaluate_all(tiny_model("llama"), output_dir=tmp_path / "out", data=data, **settings)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(DataError, match=r"No suite has data\. rewardbench: no name in"):
+        evaluate_all(tiny_model("llama"), output_dir=tmp_path / "out", data=empty, **settings)
+
+
+def test_all_from_the_hub_skips_what_cannot_be_reached(tmp_path, tokenizer, monkeypatch):
+    def unreachable(source, *arguments, **settings):
+        raise DataError(f"{source}: no network here")
+
+    monkeypatch.setattr("normbt.suites.rows.open_source", unreachable)
+    monkeypatch.setattr("normbt.suites.plain.read_pairs", unreachable)
+    with pytest.raises(DataError) as refused:
+        evaluate_all(tiny_model("llama"), tokenizer=tokenizer, output_dir=tmp_path)
+    for part in ("rm-bench: THU-KEG/RM-Bench: no network here", "pairs: it has no official data"):
+        assert part in str(refused.value)
+
+
+def test_the_seed_a_model_was_trained_with_is_recorded(tmp_path, tokenizer):
+    run = tmp_path / "rm"
+    for folder in (run, run / "checkpoint-5"):
+        tiny_model("llama").save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    settings = {"suite": "pairs", "data": write_rows(tmp_path, random_pairs(4)), "resamples": 10, "device": "cpu"}
+    assert evaluate(run, output_dir=tmp_path / "out", **settings)["training_seed"] is None
+    report = {"schema_version": 1, "kind": "training", "sets": {}, "provenance": {"seed": 7}}
+    (run / DATA_REPORT_FILE).write_text(json.dumps(report))
+    for folder in (run, run / "checkpoint-5"):
+        assert evaluate(folder, output_dir=tmp_path / "out", **settings)["training_seed"] == 7

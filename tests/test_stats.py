@@ -185,7 +185,7 @@ def test_bootstrap_repeats_itself_and_ignores_the_order_of_the_pairs(seed, pairs
 def test_chunks_do_not_change_the_resamples_of_a_single_stratum(monkeypatch):
     values, groups, clusters = np.arange(30) % 2, ["g"] * 30, [str(i) for i in range(30)]
     whole = cluster_bootstrap(values, groups, clusters, resamples=100)
-    monkeypatch.setattr("normbt.stats.CHUNK_ELEMENTS", 70)
+    monkeypatch.setattr("normbt.stats.bootstrap.CHUNK_ELEMENTS", 70)
     np.testing.assert_array_equal(cluster_bootstrap(values, groups, clusters, resamples=100).sums, whole.sums)
 
 

@@ -13,12 +13,10 @@ from normbt.arguments import TrainArguments
 from normbt.errors import ConfigError, DataError
 from normbt.faults import require_writable, writing
 from normbt.pairs import DataReport, LiveReport, read_pairs
-from normbt.results import SCHEMA_VERSION, Provenance, provenance, write_json
+from normbt.results import DATA_REPORT_FILE, SCHEMA_VERSION, Provenance, provenance, write_json
 from normbt.trainer import NormBTTrainer
 
 logger = logging.getLogger(__name__)
-
-DATA_REPORT_FILE = "data_report.json"
 
 
 class TrainingDataReport(TypedDict):

@@ -19,19 +19,25 @@ from normbt.results.diagnosis import (
     read_diagnosis,
 )
 from normbt.results.evaluation import (
+    DETERMINISM_FILE,
     LEADERBOARD_FILE,
     PAIRS_FILE,
+    PROMPTS_FILE,
     SUMMARY_FILE,
     Coverage,
+    Determinism,
     EvaluationPair,
+    EvaluationPrompt,
     EvaluationSummary,
     InferenceSettings,
     LeaderboardMetadata,
+    RescoredAnswer,
     Score,
     read_evaluation,
+    read_records,
 )
 from normbt.results.files import SCHEMA_VERSION, Written, read_json, read_jsonl, write_json, write_jsonl, write_lines
-from normbt.results.origin import RECORDED_PACKAGES, Provenance, provenance
+from normbt.results.origin import DATA_REPORT_FILE, RECORDED_PACKAGES, Provenance, provenance
 from normbt.results.parts import Parts, require_same_run
 from normbt.results.scoring import (
     NORMALISATION_FILE,
@@ -43,9 +49,12 @@ from normbt.results.scoring import (
 )
 
 __all__ = [
+    "DATA_REPORT_FILE",
+    "DETERMINISM_FILE",
     "LEADERBOARD_FILE",
     "NORMALISATION_FILE",
     "PAIRS_FILE",
+    "PROMPTS_FILE",
     "RECORDED_PACKAGES",
     "SCHEMA_VERSION",
     "SUMMARY_FILE",
@@ -53,11 +62,13 @@ __all__ = [
     "Correlation",
     "Coverage",
     "DecileShare",
+    "Determinism",
     "DiagnosisPair",
     "DiagnosisSummary",
     "ErrorBin",
     "Estimate",
     "EvaluationPair",
+    "EvaluationPrompt",
     "EvaluationSummary",
     "GradientMethod",
     "InferenceSettings",
@@ -69,6 +80,7 @@ __all__ = [
     "ProportionalFit",
     "Provenance",
     "QuietMistakes",
+    "RescoredAnswer",
     "RewardMoments",
     "Score",
     "ScoringCounts",
@@ -80,6 +92,7 @@ __all__ = [
     "read_evaluation",
     "read_json",
     "read_jsonl",
+    "read_records",
     "require_same_run",
     "write_json",
     "write_jsonl",

@@ -9,6 +9,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypedDict
 
+DATA_REPORT_FILE = "data_report.json"
+"""What a training run leaves beside its model: what became of every row, and where the run comes from."""
+
 RECORDED_PACKAGES = ("torch", "transformers", "trl", "accelerate", "datasets", "peft", "tokenizers", "numpy", "scipy")
 
 

@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 
 from normbt.errors import DataError
-from normbt.rewardbench import (
+from normbt.suites.base import coverage
+from normbt.suites.clusters import prompt_cluster
+from normbt.suites.rewardbench import (
     OFFICIAL_COUNTS,
     SECTIONS,
     WEIGHTS,
     average_score,
     check_subsets,
     cluster_id,
-    coverage,
     leaderboard_record,
-    prompt_cluster,
     section_scores,
 )
 
@@ -101,7 +101,7 @@ def test_unknown_subsets_are_refused_by_name():
 
 
 def test_coverage_names_missing_and_incomplete_subsets():
-    found = coverage({**OFFICIAL_COUNTS, "hep-go": 163, "math-prm": 448, "donotanswer": 0})
+    found = coverage({**OFFICIAL_COUNTS, "hep-go": 163, "math-prm": 448, "donotanswer": 0}, OFFICIAL_COUNTS)
     assert found == {
         "missing_subsets": ["donotanswer"],
         "incomplete_subsets": {"math-prm": [448, 447], "hep-go": [163, 164]},
@@ -113,6 +113,7 @@ def test_leaderboard_record_is_flat():
         "math-prm": 0.25,
         "model": "a/b",
         "model_type": "Seq. Classifier",
+        "chat_template": "tokenizer",
     }
 
 
@@ -141,7 +142,7 @@ def test_other_pairs_cluster_by_prompt():
 def test_clusters_and_coverage_of_the_real_file():
     with gzip.open(REAL_DATA, "rt", encoding="utf-8") as stream:
         rows = [json.loads(line) for line in stream]
-    assert coverage(collections.Counter(row["subset"] for row in rows)) == {
+    assert coverage(collections.Counter(row["subset"] for row in rows), OFFICIAL_COUNTS) == {
         "missing_subsets": [],
         "incomplete_subsets": {},
     }

@@ -8,18 +8,21 @@ References:
 """
 
 import difflib
-import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from normbt.errors import DataError
-from normbt.results import Coverage
-
-HUB_ID = "allenai/reward-bench"
-HUB_SPLIT = "filtered"
+from normbt.pairs import DataReport
+from normbt.results import Coverage, EvaluationPair
+from normbt.suites.base import Groups, Item, PairSuite, Record, SuiteScores, coverage
+from normbt.suites.clusters import prompt_cluster, prompt_text
+from normbt.suites.plain import pair_items
 
 SECTIONS: dict[str, dict[str, int]] = {
     "Chat": {
@@ -156,50 +159,16 @@ def average_score(sections: Mapping[str, ArrayLike]) -> NDArray[np.float64]:
     return np.mean(np.stack([np.asarray(score, dtype=np.float64) for score in sections.values()]), axis=0)
 
 
-def coverage(counts: Mapping[str, int]) -> Coverage:
-    """How far the data at hand are the official benchmark.
-
-    Args:
-        counts: number of pairs of each subset.
-
-    Returns:
-        Names of the subsets without any pair, and ``[found, official]`` of those whose count is another than the
-        official one.
-
-    Example:
-        >>> found = coverage({**OFFICIAL_COUNTS, "math-prm": 446})
-        >>> found["missing_subsets"], found["incomplete_subsets"]
-        ([], {'math-prm': [446, 447]})
-    """
-    found = {subset: counts.get(subset, 0) for subset in OFFICIAL_COUNTS}
-    return Coverage(
-        missing_subsets=[subset for subset, count in found.items() if count == 0],
-        incomplete_subsets={
-            subset: [count, OFFICIAL_COUNTS[subset]]
-            for subset, count in found.items()
-            if count not in (0, OFFICIAL_COUNTS[subset])
-        },
-    )
-
-
-def leaderboard_record(accuracies: Mapping[str, float], *, model: str) -> dict[str, float | str]:
-    """The flat record that the RewardBench results repository holds for a model: accuracy of each subset, and names.
+def leaderboard_record(
+    accuracies: Mapping[str, float], *, model: str, template: str = "tokenizer"
+) -> dict[str, float | str]:
+    """The flat record that the RewardBench results repositories hold for a model: score of each subset, and names.
 
     Example:
         >>> leaderboard_record({"math-prm": 0.5}, model="me/reward-model")
-        {'math-prm': 0.5, 'model': 'me/reward-model', 'model_type': 'Seq. Classifier'}
+        {'math-prm': 0.5, 'model': 'me/reward-model', 'model_type': 'Seq. Classifier', 'chat_template': 'tokenizer'}
     """
-    return {**accuracies, "model": model, "model_type": "Seq. Classifier"}
-
-
-def prompt_cluster(prompt: str) -> str:
-    """Name of the cluster of all pairs asked with this prompt; case and white space do not count.
-
-    Example:
-        >>> prompt_cluster("Who are you?") == prompt_cluster("who  are you? ")
-        True
-    """
-    return "prompt-" + hashlib.sha256(" ".join(prompt.split()).casefold().encode()).hexdigest()[:16]
+    return {**accuracies, "model": model, "model_type": "Seq. Classifier", "chat_template": template}
 
 
 def cluster_id(subset: str, prompt: str) -> str:
@@ -229,3 +198,43 @@ def cluster_id(subset: str, prompt: str) -> str:
         if name:
             return f"humaneval-{name[1].replace('_', '').lower()}"
     return prompt_cluster(prompt)
+
+
+class RewardBench(PairSuite):
+    """RewardBench v1."""
+
+    name = "rewardbench"
+    hub_id = "allenai/reward-bench"
+    hub_split = "filtered"
+    files = ("rewardbench", "reward-bench", "reward_bench", "filtered")
+    primary = ("Reasoning",)
+
+    def read(self, source: str | Path, split: str | None) -> tuple[list[Item], DataReport]:
+        """Pairs with a prompt and the name of their subset."""
+        return pair_items(source, split, self._place, needs=("prompt", "subset"), check=self._check)
+
+    def _check(self, columns: Mapping[str, Sequence[str | None]]) -> None:
+        check_subsets(columns["subset"])
+
+    def _place(self, row: Mapping[str, Any]) -> tuple[str, str | None]:
+        section = section_of(str(row["subset"])).lower().replace(" ", "_")
+        return cluster_id(str(row["subset"]), prompt_text(row) or ""), row.get("category") or section
+
+    def group(self, record: EvaluationPair) -> str:
+        """The subset."""
+        return str(record["subset"])
+
+    def scores(self, groups: Groups) -> SuiteScores:
+        """The sections, and their mean."""
+        sections = section_scores(groups.means())
+        return SuiteScores(average_score(sections), sections, {})
+
+    def coverage(self, items: Sequence[Record]) -> Coverage | None:
+        """Against the official counts of the 23 subsets."""
+        return coverage(Counter(str(record["subset"]) for record in items), OFFICIAL_COUNTS)
+
+    def leaderboard(
+        self, scores: Mapping[str, Mapping[str, float]], *, headline: float, model: str, template: str
+    ) -> dict[str, float | str] | None:
+        """The accuracy of each subset."""
+        return leaderboard_record(scores["subsets"], model=model, template=template)
