@@ -127,7 +127,7 @@ def measured(trainer: NormBTTrainer, pair_tokens: Sequence[int], options: argpar
     pairs = [random_pair(tokens, seed) for seed, tokens in enumerate(pair_tokens)]
     clock = time.process_time if options.device == "cpu" else time.perf_counter
     times: list[float] = []
-    with pair_attention(trainer.model):
+    with pair_attention(trainer.model, pooled_only=True):
         while len(times) < options.repeats and sum(times) < ENOUGH_SECONDS:
             batches = StepBatches(trainer.step_plan.micro_batches(pairs))
             start = clock()

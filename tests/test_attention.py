@@ -113,13 +113,16 @@ def largest_difference(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> f
     return max(float((found[name] - wanted[name]).abs().max()) for name in wanted)
 
 
-@pytest.mark.parametrize("share", [True, False], ids=["shared", "unshared"])
+@pytest.mark.parametrize(
+    ("share", "pooled_only"), [(True, False), (False, False), (True, True)], ids=["shared", "unshared", "pooled"]
+)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_rewards_and_gradients_are_those_of_separate_sequences(family: str, share: bool) -> None:
+def test_rewards_and_gradients_are_those_of_separate_sequences(family: str, share: bool, pooled_only: bool) -> None:
     model = model_of(family)
     with pair_attention(model):
         wanted = separate_rewards(model, PAIRS)
         wanted_gradients = gradients(model, wanted)
+    with pair_attention(model, pooled_only=pooled_only):
         found = packed_rewards(model, PAIRS, share=share)
         found_gradients = gradients(model, found)
     assert wanted.std() > 0.1
@@ -142,11 +145,52 @@ def test_the_model_s_own_attention_agrees(family: str) -> None:
     assert (captured.rewards - wanted).abs().max() <= tolerance
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_blocks_of_queries_change_nothing(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where windows are shorter than a segment, a block leaves out the keys that none of its queries sees."""
+    model = model_of(family)
+    results = []
+    for size in (1, 4, 1000):
+        monkeypatch.setattr(normbt.attention, "_CPU_QUERIES", size)
+        with pair_attention(model):
+            rewards = packed_rewards(model, PAIRS)
+            results.append((rewards, gradients(model, rewards)))
+    wanted, wanted_gradients = results.pop()
+    for found, found_gradients in results:
+        assert (found - wanted).abs().max() <= 1e-12
+        assert largest_difference(found_gradients, wanted_gradients) <= 1e-6
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_last_layer_runs_at_the_pooled_tokens_alone(family: str) -> None:
+    model = model_of(family)
+    tokens, attended = [], []
+    feed_forwards = [module for name, module in model.named_modules() if name.endswith(".mlp")]
+    for module in feed_forwards:  # the Linear inside, for the hooks of the last layer are on the module itself
+        linear = next(each for each in module.modules() if hasattr(each, "weight"))
+        linear.register_forward_pre_hook(lambda _, args: tokens.append(args[0].shape[1]))
+    batch = build_packed(PAIRS)
+    attend_ = normbt.attention._attend_segments
+
+    def counted(query: Tensor, *rest: Any) -> Tensor:
+        attended.append(query.shape[2])
+        return attend_(query, *rest)
+
+    with pytest.MonkeyPatch.context() as patch, capture_hidden(model):
+        patch.setattr(normbt.attention, "_attend_segments", counted)
+        with pair_attention(model, pooled_only=True):
+            model(**batch.inputs)
+        with pair_attention(model):
+            model(**batch.inputs)
+    whole, pooled = batch.processed_tokens, 2 * len(PAIRS)
+    assert tokens == attended == [whole, pooled, whole, whole]
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_one_pair_is_enough(case: str) -> None:
     model = model_of("mistral-sliding")
     wanted = separate_rewards(model, [CASES[case]])
-    with pair_attention(model):
+    with pair_attention(model, pooled_only=True):
         assert (packed_rewards(model, [CASES[case]]) - wanted).abs().max() <= 1e-12
 
 
@@ -168,7 +212,7 @@ def test_a_reward_does_not_change_with_the_other_answer(
 ) -> None:
     model = PROPERTY_MODELS[family]
     rewards = []
-    with pair_attention(model), torch.no_grad():
+    with pair_attention(model, pooled_only=True), torch.no_grad():
         for changing in (other, another):
             first, second = (kept, changing) if keep_chosen else (changing, kept)
             neighbour = pair(changing, [5])
@@ -191,7 +235,7 @@ def test_lora_and_checkpointing_change_nothing(checkpointing: bool) -> None:
     if checkpointing:
         model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
         model.enable_input_require_grads()
-    with pair_attention(model):
+    with pair_attention(model, pooled_only=True):
         found = packed_rewards(model, PAIRS)
         found_gradients = gradients(model, found)
     assert (found - wanted).abs().max() <= 1e-12
@@ -202,7 +246,7 @@ def test_lora_and_checkpointing_change_nothing(checkpointing: bool) -> None:
 @pytest.mark.parametrize("reentrant", [False, True], ids=["non-reentrant", "reentrant"])
 def test_full_checkpointing_changes_no_gradient(reentrant: bool) -> None:
     model = model_of("qwen3").train()
-    with pair_attention(model):
+    with pair_attention(model, pooled_only=True):
         wanted = gradients(model, packed_rewards(model, PAIRS))
         model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": reentrant})
         model.enable_input_require_grads()
@@ -215,7 +259,11 @@ def test_full_checkpointing_changes_no_gradient(reentrant: bool) -> None:
 def test_bfloat16_differs_from_padded_bfloat16_by_rounding(family: str, autocast: bool) -> None:
     exact = model_of(family)
     model = copy.deepcopy(exact).to(torch.float32 if autocast else torch.bfloat16)
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=autocast), pair_attention(model):
+    with (
+        torch.no_grad(),
+        torch.autocast("cpu", torch.bfloat16, enabled=autocast),
+        pair_attention(model, pooled_only=True),
+    ):
         packed = packed_rewards(model, PAIRS)
         with capture_hidden(model) as captured:
             model(**build_padded(PAIRS, pad_token_id=PAD).inputs)
@@ -233,7 +281,7 @@ def test_batches_with_and_without_layout_can_be_mixed_before_the_backward() -> N
     model = model_of("llama").train()
     model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
     padded = build_padded(PAIRS, pad_token_id=PAD).inputs
-    with pair_attention(model):
+    with pair_attention(model, pooled_only=True):
         wanted = gradients(model, packed_rewards(model, PAIRS))
         rewards = packed_rewards(model, PAIRS)
         with capture_hidden(model):
@@ -344,12 +392,13 @@ def as_flash_attn_kernel(*arguments: Any, softmax_scale: float, causal: bool, **
     return reference_kernel(*arguments, scale=softmax_scale, **options)
 
 
+@pytest.mark.parametrize("pooled_only", [False, True], ids=["whole", "pooled"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_variable_length_back_end_agrees(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_variable_length_back_end_agrees(family: str, pooled_only: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     model = model_of(family)
     monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", as_torch_kernel)
     monkeypatch.setattr(normbt.attention, "_flash_attn", lambda: as_flash_attn_kernel)
-    with pair_attention(model):
+    with pair_attention(model, pooled_only=pooled_only):
         wanted = packed_rewards(model, PAIRS)
         monkeypatch.setattr(normbt.attention, "_has_varlen_kernel", lambda query, value: True)
         monkeypatch.setattr(normbt.attention, "_attend_segments", None)

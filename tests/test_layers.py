@@ -36,7 +36,7 @@ JOB_PACKAGES = f"{MODEL_PACKAGES} trl accelerate rich"
 LAYERS = [
     _layer("0 errors", "errors"),
     _layer("1a formulas and parts", "losses stats metrics nonfinite head packing batching cost", FORMULA_PACKAGES),
-    _layer("1b made of them", "weights batches gradients", FORMULA_PACKAGES),
+    _layer("1b made of them", "weights batches gradients last_layer", FORMULA_PACKAGES),
     _layer("1c made of those", "attachment objective", FORMULA_PACKAGES),
     _layer("2a inputs and outputs", "pairs results attention", DATA_PACKAGES),
     _layer(

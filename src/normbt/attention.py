@@ -4,7 +4,7 @@ import functools
 import importlib
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from normbt.errors import ModelError
+from normbt.last_layer import pooled_last_layer
 from normbt.packing import PackedLayout
 
 logger = logging.getLogger(__name__)
@@ -26,6 +27,8 @@ _PACKABLE_LAYERS = {"full_attention", "sliding_attention"}
 _UNSUPPORTED_ARGUMENTS = ("s_aux", "position_bias", "head_mask")
 _VARLEN_DTYPES = (torch.float16, torch.bfloat16)
 _VARLEN_MAX_HEAD_SIZE = 256
+_CPU_QUERIES = 128
+"""Queries of a block on a CPU."""
 
 
 def packing_obstacle(model: nn.Module) -> str | None:
@@ -87,7 +90,7 @@ def _layer_obstacle(model: PreTrainedModel) -> str | None:
 
 
 @contextmanager
-def pair_attention(model: nn.Module) -> Iterator[None]:
+def pair_attention(model: nn.Module, *, pooled_only: bool = False) -> Iterator[None]:
     """Make a model read packed pairs, until the context ends.
 
     Padded batches give the same rewards as before, through torch's own attention, so both kinds can be mixed. Keep
@@ -96,6 +99,8 @@ def pair_attention(model: nn.Module) -> Iterator[None]:
 
     Args:
         model: a model for which :func:`packing_obstacle` is ``None``; wrappers are seen through.
+        pooled_only: the last layer of packed rows is run for the tokens that the head reads, see
+            :func:`normbt.last_layer.pooled_last_layer`. For those who read rewards and pooled hidden states alone.
 
     Raises:
         ModelError: the model cannot be packed.
@@ -109,7 +114,8 @@ def pair_attention(model: nn.Module) -> Iterator[None]:
     before = inner.config._attn_implementation or "eager"
     inner.set_attn_implementation(PAIR_ATTENTION)
     try:
-        yield
+        with pooled_last_layer(inner) if pooled_only else nullcontext():
+            yield
     finally:
         inner.set_attn_implementation(before)
 
@@ -158,8 +164,14 @@ def attend(
     device = query.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else value.dtype
     query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
+    tokens, asking = query.shape[2], pair_layout.query_index
+    if asking is not None:
+        query = query.index_select(2, asking)
     back_end = _attend_varlen if _has_varlen_kernel(query, value) else _attend_segments
-    return back_end(query, key, value, pair_layout, scale, window, softcap), None
+    mixed = back_end(query, key, value, pair_layout, scale, window, softcap)
+    if asking is not None:
+        mixed = mixed.new_zeros(1, tokens, *mixed.shape[2:]).index_copy(1, asking, mixed)
+    return mixed, None
 
 
 def _attend_varlen(
@@ -202,29 +214,46 @@ def _attend_segments(
     window: int | None,
     softcap: float | None,
 ) -> Tensor:
-    """One ordinary attention for each segment: every device, every dtype."""
-    queries = query.split(layout.query_lengths, dim=2)
+    """Ordinary attention segment by segment: every device, every dtype.
+
+    On a CPU, whose kernel computes masked scores too, a segment's queries are taken block by block, each with the keys
+    that some query of the block sees.
+    """
     keys = key.index_select(2, layout.kv_index).split(layout.key_lengths, dim=2)
     values = value.index_select(2, layout.kv_index).split(layout.key_lengths, dim=2)
+    blocks = [
+        (segment, rows)
+        for segment, length in enumerate(layout.query_lengths)
+        for rows in _blocks(length, _CPU_QUERIES if query.device.type == "cpu" else length)
+    ]
+    queries = query.split([len(rows) for _, rows in blocks], dim=2)
     gqa = query.shape[1] != key.shape[1]
     mixed = []
-    for segment_query, segment_key, segment_value in zip(queries, keys, values, strict=True):
-        rows, columns = segment_query.shape[2], segment_key.shape[2]
+    for block, (segment, rows) in zip(queries, blocks, strict=True):
+        # The last query of a segment sees its last key.
+        offset = layout.key_lengths[segment] - layout.query_lengths[segment]
+        seen = slice(0 if window is None else max(0, offset + rows.start - window + 1), offset + rows.stop)
+        block_key, block_value = keys[segment][:, :, seen], values[segment][:, :, seen]
+        columns = block_key.shape[2]
         if softcap is not None:
-            mask = _mask(layout, rows, columns, window, query)
-            out = _capped_attention(segment_query, segment_key, segment_value, mask, scale, softcap)
-        elif rows == columns and (window is None or columns <= window):
+            mask = _mask(layout, len(rows), columns, window, query)
+            out = _capped_attention(block, block_key, block_value, mask, scale, softcap)
+        elif len(rows) == columns and (window is None or columns <= window):
             out = scaled_dot_product_attention(
-                segment_query, segment_key, segment_value, is_causal=True, scale=scale, enable_gqa=gqa
+                block, block_key, block_value, is_causal=True, scale=scale, enable_gqa=gqa
             )
         else:
             # torch aligns is_causal to the first query and the first key (pytorch#108108); here the last ones meet.
-            mask = _mask(layout, rows, columns, window, query)
+            mask = None if len(rows) == 1 else _mask(layout, len(rows), columns, window, query)
             out = scaled_dot_product_attention(
-                segment_query, segment_key, segment_value, attn_mask=mask, scale=scale, enable_gqa=gqa
+                block, block_key, block_value, attn_mask=mask, scale=scale, enable_gqa=gqa
             )
         mixed.append(out.transpose(1, 2))
     return torch.cat(mixed, dim=1)
+
+
+def _blocks(length: int, size: int) -> list[range]:
+    return [range(start, min(start + size, length)) for start in range(0, length, size)]
 
 
 def _mask(layout: PackedLayout, rows: int, columns: int, window: int | None, like: Tensor) -> Tensor:

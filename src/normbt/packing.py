@@ -71,6 +71,7 @@ class PackedLayout:
         last_rejected: the same for the rejected sequence.
         max_q: upper bound of the queries of a segment, known without asking the device.
         max_k: upper bound of the keys of a segment.
+        query_index: row position of each query, shape ``(queries,)``, int64; None when the whole row asks.
         masks: additive masks already built for this row, kept so that all layers use the same ones.
     """
 
@@ -82,6 +83,7 @@ class PackedLayout:
     last_rejected: Tensor
     max_q: int
     max_k: int
+    query_index: Tensor | None = None
     masks: dict[Any, Tensor] = field(default_factory=dict, compare=False, repr=False)
 
     @property
@@ -92,12 +94,29 @@ class PackedLayout:
     @property
     def query_lengths(self) -> list[int]:
         """Queries of each segment."""
+        if self.query_index is not None:
+            return [1] * (2 * len(self.pairs))
         return [length for pair in self.pairs for length in pair.queries]
 
     @property
     def key_lengths(self) -> list[int]:
         """Gathered keys of each segment."""
         return [length for pair in self.pairs for length in pair.keys]
+
+    def pooled(self) -> "PackedLayout":
+        """The same keys, asked for by the last token of each sequence alone; all that the head reads.
+
+        Returns:
+            A layout with one query a segment, at ``query_index``.
+
+        Example:
+            >>> layout = build_packed([TokenPair([5, 6, 7], [5, 6, 8, 9], 2)]).inputs["pair_layout"].pooled()
+            >>> layout.query_index.tolist(), layout.cu_q.tolist(), layout.query_lengths
+            ([2, 4], [0, 1, 2], [1, 1])
+        """
+        query_index = torch.stack([self.last_chosen, self.last_rejected], dim=1).flatten()
+        cu_q = torch.arange(len(query_index) + 1, dtype=torch.int32, device=query_index.device)
+        return replace(self, cu_q=cu_q, max_q=1, query_index=query_index)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "PackedLayout":
         """The same layout on a device; Accelerate calls this as it does of tensors."""
@@ -109,8 +128,8 @@ class PackedLayout:
         return replace(self, **{name: tensor.pin_memory() for name, tensor in self._tensors().items()})
 
     def _tensors(self) -> dict[str, Tensor]:
-        names = ("cu_q", "cu_k", "kv_index", "last_chosen", "last_rejected")
-        return {name: getattr(self, name) for name in names}
+        names = ("cu_q", "cu_k", "kv_index", "last_chosen", "last_rejected", "query_index")
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
 
 @dataclass(frozen=True)

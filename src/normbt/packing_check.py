@@ -67,7 +67,7 @@ def check_packing(
     with _evaluating(model):
         separate = torch.cat([_rows(model, _alone(ids)) for ids in sequences])
         padded = _rows(model, build_padded(pairs, pad_token_id=0).inputs)
-        with pair_attention(model):
+        with pair_attention(model, pooled_only=True):
             packed = _rows(model, build_packed(pairs, share=share).inputs)
             other_chosen = _rows(model, build_packed(chosen_changed, share=share).inputs)
             other_rejected = _rows(model, build_packed(rejected_changed, share=share).inputs)

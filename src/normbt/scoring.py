@@ -130,7 +130,7 @@ def score(
         if couples is None:
             batches = _padded_batches(model, ids, batch_tokens)
         else:
-            stack.enter_context(pair_attention(model))
+            stack.enter_context(pair_attention(model, pooled_only=True))
             batches = _packed_batches(ids, couples, batch_tokens)
         captured = stack.enter_context(capture_hidden(model))
         for rows, inputs in batches:

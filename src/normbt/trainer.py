@@ -181,7 +181,7 @@ class NormBTTrainer(RewardTrainer):
             if self.step_plan.batching != "padded":
                 self._fall_back_unless_exact()
             if self.step_plan.batching != "padded":
-                stack.enter_context(pair_attention(self.model))
+                stack.enter_context(pair_attention(self.model, pooled_only=True))
             try:
                 return super().train(checkpoint, *args, **kwargs)
             except (RuntimeError, MemoryError) as error:
