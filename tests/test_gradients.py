@@ -8,27 +8,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from gradient_cases import PAIRS, batch_of, lora_model, shared_model
 from normbt import pair_distance, pair_gradient_norms, pair_gradient_norms_by_group
 from normbt.errors import DataError, ModelError
 from normbt.head import capture_hidden, find_head
 from reference import pair_gradient_squares
-from tiny import DECODERS, ENCODER_DECODERS, ENCODERS, padded, random_rows, tiny_model
+from tiny import DECODERS, ENCODER_DECODERS, ENCODERS, padded, tiny_model
 
 KINDS = [*DECODERS, *ENCODERS, *ENCODER_DECODERS]
 every_kind = pytest.mark.parametrize("kind", KINDS)
-
-CHOSEN, REJECTED = random_rows([9, 6, 12, 5], seed=1), random_rows([7, 11, 4, 5], seed=2)
-CHOSEN[2][:7] = REJECTED[1][:7]
-NEAR = [*CHOSEN[2][:5], CHOSEN[2][5] % 50 + 6, *CHOSEN[2][6:]]  # one word of twelve replaced
-PAIRS = [*zip(CHOSEN, REJECTED, strict=True), (CHOSEN[2], NEAR)]
-"""Pairs of equal and different lengths, and one near-duplicate, in which most of the gradient cancels."""
-
-shared_model = cache(lambda kind: tiny_model(kind).double())
-"""Models that tests only read."""
-
-
-def batch_of(pairs: Sequence[tuple[list[int], list[int]]] = PAIRS, *, side: str = "right") -> dict[str, Tensor]:
-    return padded([chosen for chosen, _ in pairs] + [rejected for _, rejected in pairs], side=side)
 
 
 def brute_force(model: Any, pairs: Sequence[tuple[list[int], list[int]]] = PAIRS) -> dict[str, Tensor]:
@@ -181,14 +169,6 @@ def test_a_float32_norm_over_many_elements_is_right():
 
 
 # --- adapters and frozen parts ---
-
-
-def lora_model(kind: str = "llama", **settings: Any) -> Any:
-    from peft import LoraConfig, get_peft_model
-
-    torch.manual_seed(1)
-    fields = {"r": 4, "init_lora_weights": False, "task_type": "SEQ_CLS", "target_modules": "all-linear"}
-    return get_peft_model(tiny_model(kind), LoraConfig(**(fields | settings))).double().eval()
 
 
 def test_adapters_and_head_are_what_counts_under_peft():

@@ -1,10 +1,11 @@
 """The reference: one forward and one backward for each pair."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from normbt.gradients.formulas import wide
 from normbt.gradients.measuring import measuring
 from normbt.gradients.pair_inputs import PairInputs
 from normbt.head import HeadCapture
@@ -12,19 +13,20 @@ from normbt.head import HeadCapture
 _SLICE = 1 << 22  # elements widened to float64 at a time: 32 MiB
 
 
-def exact_squares(capture: HeadCapture, batch: PairInputs, parameters: Sequence[nn.Parameter]) -> Tensor:
+def exact_squares(capture: HeadCapture, batch: PairInputs, parameters: Mapping[str, nn.Parameter]) -> Tensor:
     """Squared norm of the gradient of ``r_chosen - r_rejected`` by each parameter, for each pair.
 
     Args:
         capture: the reward model with its head found.
         batch: the pairs.
-        parameters: what to differentiate by.
+        parameters: what to differentiate by, by name.
 
     Returns:
         Shape ``(parameters, pairs)``, float64, on the CPU.
     """
-    with measuring(capture.model, parameters):
-        columns = [_squares_of_pair(capture, pair, parameters) for pair in batch.each()]
+    watched = list(parameters.values())
+    with measuring(capture.model, watched):
+        columns = [_squares_of_pair(capture, pair, watched) for pair in batch.each()]
     return torch.stack(columns, dim=1)
 
 
@@ -40,10 +42,10 @@ def _squares_of_pair(capture: HeadCapture, pair: PairInputs, parameters: Sequenc
 
 def _square(gradient: Tensor | None, parameter: nn.Parameter) -> Tensor:
     """Sum of squares in float64: torch's float32 norm on the CPU loses 1e-3 on 26 million elements."""
-    # Apple's devices have no float64.
-    wide = torch.float32 if parameter.device.type == "mps" else torch.float64
     if gradient is None:
-        return torch.zeros((), dtype=wide, device=parameter.device)
+        return torch.zeros((), dtype=wide(parameter.device), device=parameter.device)
     if gradient.is_sparse:
         gradient = gradient.coalesce().values()
-    return torch.stack([part.to(wide).square().sum() for part in gradient.flatten().split(_SLICE)]).sum()
+    return torch.stack(
+        [part.to(wide(parameter.device)).square().sum() for part in gradient.flatten().split(_SLICE)]
+    ).sum()

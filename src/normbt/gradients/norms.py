@@ -6,7 +6,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from normbt.errors import ModelError
+from normbt.gradients.check import compared
 from normbt.gradients.exact import exact_squares
+from normbt.gradients.ghost import ghost_squares
 from normbt.gradients.pair_inputs import pair_inputs
 from normbt.gradients.selection import Params, select_parameters
 from normbt.head import HeadCapture
@@ -21,6 +24,7 @@ def pair_gradient_norms(
     *,
     params: Params = "all",
     method: Method = "exact",
+    check_pairs: int = 0,
 ) -> Tensor:
     r"""Norm of the gradient of the reward difference of each pair.
 
@@ -40,7 +44,14 @@ def pair_gradient_norms(
         params: over which parameters: ``"all"`` that require a gradient (what training would update: everything, or
             adapters and head under PEFT), ``"head"``, ``"backbone"`` (all without the head), ``"lora"``, or a predicate
             ``(name, parameter) -> bool``. See :func:`~normbt.gradients.selection.select_parameters`.
-        method: ``"exact"``: one forward and backward for each pair, right for every model.
+        method: how.
+
+            - ``"exact"``: one forward and backward for each pair, right for every model.
+            - ``"ghost"``: one forward and backward for all pairs, about as fast as a training step and without its
+              gradients in memory. Equal to ``"exact"`` up to rounding, or an error that names the parameter: operations
+              on parameters have to be matrix products, embeddings, layer or RMS norms, biases or elementwise factors.
+        check_pairs: with ``"ghost"``, compare so many pairs with ``"exact"`` first, parameter by parameter; an error if
+            they differ.
 
     Returns:
         Norms in reward units per parameter unit, shape ``(pairs,)``, not negative; float32, or float64 for a float64
@@ -48,7 +59,8 @@ def pair_gradient_norms(
 
     Raises:
         DataError: the batch does not hold whole pairs.
-        ModelError: the model has no usable head, is sharded, or no parameter is chosen.
+        ModelError: the model has no usable head, is sharded, no parameter is chosen, the ghost method does not know
+            how a parameter is used, or it failed the check.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(2, 1, bias=False))
@@ -59,7 +71,7 @@ def pair_gradient_norms(
     References:
         The gradient of arXiv 2512.06343, whose norm it relates to the distance of the representations.
     """
-    return pair_gradient_norms_by_group(model, batch, {"norm": params}, method=method)["norm"]
+    return pair_gradient_norms_by_group(model, batch, {"": params}, method=method, check_pairs=check_pairs)[""]
 
 
 def pair_gradient_norms_by_group(
@@ -68,6 +80,7 @@ def pair_gradient_norms_by_group(
     groups: Mapping[str, Params],
     *,
     method: Method = "exact",
+    check_pairs: int = 0,
 ) -> dict[str, Tensor]:
     """:func:`pair_gradient_norms` over several sets of parameters, from one pass over the batch.
 
@@ -76,6 +89,7 @@ def pair_gradient_norms_by_group(
         batch: as there.
         groups: for each name a set of parameters, given as ``params`` is there; sets may overlap.
         method: as there.
+        check_pairs: as there.
 
     Returns:
         For each name the norms, shape ``(pairs,)``. Squares of disjoint groups add up to the square of their union.
@@ -89,13 +103,20 @@ def pair_gradient_norms_by_group(
         raise ValueError("groups is empty; wanted at least one name with its parameters.")
     if method not in ("exact", "ghost"):
         raise ValueError(f"method must be 'exact' or 'ghost', got {method!r}.")
-    if method == "ghost":
-        raise NotImplementedError("method='ghost' is not there yet; use method='exact'.")
+    if check_pairs and method != "ghost":
+        raise ValueError(
+            f"check_pairs compares 'ghost' with 'exact'; with method={method!r} there is nothing to check."
+        )
     capture = HeadCapture(model)
     members = {name: select_parameters(model, params) for name, params in groups.items()}
     union = {name: parameter for chosen in members.values() for name, parameter in chosen.items()}
     place = {name: number for number, name in enumerate(union)}
-    squares = exact_squares(capture, pair_inputs(batch), list(union.values()))
+    pairs = pair_inputs(batch)
+    if check_pairs:
+        check = compared(capture, pairs.first(check_pairs), union)
+        if not check.passed:
+            raise ModelError(f"{check.summary()} Use method='exact'.")
+    squares = (exact_squares if method == "exact" else ghost_squares)(capture, pairs, union)
     first = next(model.parameters())
     dtype = torch.float64 if first.dtype == torch.float64 else torch.float32
     return {

@@ -31,11 +31,28 @@ class PairInputs:
         mask = self.inputs.get("attention_mask")
         return mask if self.layout is None and isinstance(mask, Tensor) and mask.dim() == 2 else None
 
+    @property
+    def tokens(self) -> int:
+        """Tokens of a row, padding included; 1 where rows have no tokens."""
+        for name in ("attention_mask", "input_ids", "inputs_embeds"):
+            value = self.inputs.get(name)
+            if isinstance(value, Tensor) and value.dim() == (3 if name == "inputs_embeds" else 2):
+                return value.shape[1]
+        return 1
+
+    def tensors(self) -> list[Tensor]:
+        """The inputs that are tensors."""
+        return [value for value in self.inputs.values() if isinstance(value, Tensor)]
+
     def first(self, pairs: int) -> "PairInputs":
         """The first pairs alone."""
         if pairs >= self.pairs:
             return self
         return self._sliced([*range(pairs)])
+
+    def last(self, pairs: int) -> "PairInputs":
+        """The last pairs alone."""
+        return self._sliced([*range(self.pairs - pairs, self.pairs)])
 
     def each(self) -> Iterator["PairInputs"]:
         """Every pair alone, without the padding that only longer pairs needed."""
