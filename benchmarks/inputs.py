@@ -27,6 +27,7 @@ SHAPES: dict[str, tuple[tuple[Any, Any], dict[str, int]]] = {
     # name: family, (width, feed-forward width, layers, query heads, key heads)
     "tiny": (LLAMA, {"hidden": 64, "feed_forward": 176, "layers": 2, "heads": 4, "key_heads": 2}),
     "small": (LLAMA, {"hidden": 384, "feed_forward": 1024, "layers": 4, "heads": 6, "key_heads": 2}),
+    "wide": (LLAMA, {"hidden": 1280, "feed_forward": 3456, "layers": 2, "heads": 10, "key_heads": 2}),
     "100m": (LLAMA, {"hidden": 768, "feed_forward": 2048, "layers": 14, "heads": 12, "key_heads": 4}),
     "0.5b": (QWEN2, {"hidden": 896, "feed_forward": 4864, "layers": 24, "heads": 14, "key_heads": 2}),
     "1.5b": (QWEN2, {"hidden": 1536, "feed_forward": 8960, "layers": 28, "heads": 12, "key_heads": 2}),

@@ -51,9 +51,8 @@ def ghost(model: Any, batch: Any, **settings: Any) -> Tensor:
     return pair_gradient_norms(model, batch, method="ghost", **settings)
 
 
-def assert_ghost_is_exact(model: Any, batch: Any, *, rtol: float, **settings: Any) -> None:
-    exact = pair_gradient_norms(model, batch, **settings)
-    torch.testing.assert_close(ghost(model, batch, **settings), exact, rtol=rtol, atol=0)
+def assert_ghost_is_exact(model: Any, batch: Any, *, rtol: float, atol: float = 0) -> None:
+    torch.testing.assert_close(ghost(model, batch), pair_gradient_norms(model, batch), rtol=rtol, atol=atol)
 
 
 # --- every architecture ---
@@ -151,19 +150,22 @@ def test_it_works_where_gradients_are_off(context):
 WORDS = st.lists(st.integers(5, VOCABULARY - 1), min_size=1, max_size=9)
 SOME_PAIRS = st.lists(st.tuples(WORDS, WORDS).filter(lambda pair: pair[0] != pair[1]), min_size=1, max_size=4)
 law = settings(deadline=None, max_examples=25)
+ROUNDING = {"rtol": 1e-6, "atol": 1e-5}
+"""Norms are 1 to 100 here, but for answers of one repeated word, whose rewards are equal. Rotary tables are float32."""
 
 
 @law
 @given(pairs=SOME_PAIRS, kind=st.sampled_from(["llama", "bert", "gpt2"]))
 def test_ghost_is_exact_on_any_pairs(pairs, kind):
-    assert_ghost_is_exact(shared_model(kind), batch_of(pairs), rtol=1e-9)
+    assert_ghost_is_exact(shared_model(kind), batch_of(pairs), **ROUNDING)
 
 
 @law
 @given(pairs=SOME_PAIRS, kind=st.sampled_from(["llama", "bert"]))
 def test_swapping_chosen_and_rejected_changes_nothing(pairs, kind):
     swapped = batch_of([(rejected, chosen) for chosen, rejected in pairs])
-    torch.testing.assert_close(ghost(shared_model(kind), swapped), ghost(shared_model(kind), batch_of(pairs)))
+    norms = ghost(shared_model(kind), batch_of(pairs))
+    torch.testing.assert_close(ghost(shared_model(kind), swapped), norms, **ROUNDING)
 
 
 @law
@@ -173,7 +175,8 @@ def test_more_padding_changes_nothing(pairs, more, kind):
     longer = {name: nn.functional.pad(value, (0, more)) for name, value in batch.items()}
     for method in ("ghost", "exact"):
         norms = pair_gradient_norms(shared_model(kind), batch, method=method)
-        torch.testing.assert_close(pair_gradient_norms(shared_model(kind), longer, method=method), norms)
+        padded_norms = pair_gradient_norms(shared_model(kind), longer, method=method)
+        torch.testing.assert_close(padded_norms, norms, **ROUNDING)
 
 
 @law
@@ -183,7 +186,7 @@ def test_the_side_of_the_padding_changes_nothing(pairs):
     for method in ("ghost", "exact"):
         right = pair_gradient_norms(model, batch_of(pairs), method=method)
         left = pair_gradient_norms(model, batch_of(pairs, side="left"), method=method)
-        torch.testing.assert_close(left, right, rtol=1e-6, atol=1e-9)
+        torch.testing.assert_close(left, right, **ROUNDING)
 
 
 @law
@@ -191,7 +194,7 @@ def test_the_side_of_the_padding_changes_nothing(pairs):
 def test_a_pair_does_not_notice_the_others(pairs):
     together = ghost(shared_model("llama"), batch_of(pairs))
     alone = torch.cat([ghost(shared_model("llama"), batch_of([pair])) for pair in pairs])
-    torch.testing.assert_close(together, alone, rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(together, alone, **ROUNDING)
 
 
 @law
@@ -206,7 +209,7 @@ def test_squares_of_disjoint_groups_add_up(pairs, chosen):
         {"all": "all", "in": lambda name, _: name in part, "out": lambda name, _: name not in part},
         method="ghost",
     )
-    torch.testing.assert_close(norms["all"] ** 2, norms["in"] ** 2 + norms["out"] ** 2)
+    torch.testing.assert_close(norms["all"] ** 2, norms["in"] ** 2 + norms["out"] ** 2, **ROUNDING)
 
 
 def test_identical_answers_have_no_gradient():
@@ -371,11 +374,11 @@ class ByColumn(Model):
         return torch.tanh(x @ self.up.weight.T + self.up.bias)
 
 
-class TiedToEmbedding(Model):
+class ComputedMatrix(Model):
+    """A known operation on a bias, beside a matrix that was made of a parameter in an unknown way."""
+
     def states(self, x: Tensor, mask: Tensor) -> Tensor:
-        return nn.functional.linear(
-            torch.tanh(nn.functional.linear(x, self.embed.weight)), self.embed.weight[:8, :].repeat(1, 8)
-        )
+        return torch.tanh(nn.functional.linear(x, torch.tanh(self.up.weight), self.up.bias))
 
 
 class Tied(Model):
@@ -419,6 +422,7 @@ def test_ways_to_use_a_parameter(model_class):
     ("model_class", "message"),
     [
         (ByColumn, r"up\.weight is used in \w*Permute\w*|up\.weight is used in T\w*Backward0"),
+        (ComputedMatrix, r"up\.weight is used in TanhBackward0"),
         (Tied, r"embed\.weight is shared by operations of different kinds"),
         (PaddingLeaks, "the rewards depend on padding"),
         (Overwritten, r"what up\.weight was applied to was overwritten in place"),

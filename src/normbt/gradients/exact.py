@@ -10,7 +10,7 @@ from normbt.gradients.measuring import measuring
 from normbt.gradients.pair_inputs import PairInputs
 from normbt.head import HeadCapture
 
-_SLICE = 1 << 22  # elements widened to float64 at a time: 32 MiB
+_SLICE = 1 << 20  # elements widened to float64 at a time: 8 MiB
 
 
 def exact_squares(capture: HeadCapture, batch: PairInputs, parameters: Mapping[str, nn.Parameter]) -> Tensor:

@@ -72,7 +72,7 @@ class ParameterUses(TorchFunctionMode):
     # --- operations: each returns its output, or None to leave its parameters in the graph ---
 
     def _linear(self, func: Any, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor | None:
-        output = func(x, _cut(weight), _cut(bias))
+        output = func(x, self._cut(weight), self._cut(bias))
         read = self._reading(x, weight)
         return self._watched(func, output, {weight: lambda d: Outer(read(), d), bias: self._summed}, matrix=True)
 
@@ -81,7 +81,7 @@ class ParameterUses(TorchFunctionMode):
     ) -> Tensor | None:
         if (beta, alpha) != (1, 1) or bias.dim() != 1:
             return None
-        output = func(_cut(bias), x, _cut(weight))
+        output = func(self._cut(bias), x, self._cut(weight))
         read = self._reading(x, weight)
         return self._watched(func, output, {weight: lambda d: Outer(read(), d), bias: self._summed}, matrix=True)
 
@@ -117,9 +117,8 @@ class ParameterUses(TorchFunctionMode):
         bias: Tensor | None = None,
         eps: float = 1e-5,
     ) -> Tensor | None:
-        output = func(x, normalized_shape, _cut(weight), _cut(bias), eps)
+        output = func(x, normalized_shape, self._cut(weight), self._cut(bias), eps)
         read = self._reading(x, weight)
-
         axes = len(normalized_shape)
 
         def scaled(d: Tensor) -> Vector:
@@ -130,7 +129,7 @@ class ParameterUses(TorchFunctionMode):
     def _rms_norm(
         self, func: Any, x: Tensor, normalized_shape: Sequence[int], weight: Tensor, eps: float | None = None
     ) -> Tensor | None:
-        output = func(x, normalized_shape, _cut(weight), eps)
+        output = func(x, normalized_shape, self._cut(weight), eps)
         read = self._reading(x, weight)
         eps = torch.finfo(x.dtype).eps if eps is None else eps
         axes = len(normalized_shape)
@@ -152,7 +151,7 @@ class ParameterUses(TorchFunctionMode):
         if alpha != 1:
             return None
         if isinstance(x, Number):  # the 1 + weight of Gemma
-            return self._same_gradient(func(x, vector) if func is torch.add else vector + x, vector)
+            return self._same_gradient(vector + x, vector)
         if not self._is_row_vector(vector, x):
             return None
         return self._watched(func, func(x, vector.detach()), {vector: self._summed})
@@ -163,6 +162,10 @@ class ParameterUses(TorchFunctionMode):
         return self._same_gradient(func(tensor, *args, **kwargs), tensor)
 
     # --- what they share ---
+
+    def _cut(self, tensor: Tensor | None) -> Tensor | None:
+        """A watched tensor without its gradient; one that was computed from others keeps its own."""
+        return tensor.detach() if tensor is not None and id(tensor) in self._numbers else tensor
 
     def _same_gradient(self, derived: Tensor, source: Tensor) -> Tensor:
         """Watch a tensor that was made of a watched one and has the same gradient."""
@@ -205,6 +208,7 @@ class ParameterUses(TorchFunctionMode):
             d = widened(d).flatten(-axes)
             for number, make in watched.items():
                 self.tally.add(number, make(d))
+            watched.clear()  # the graph keeps this hook, and would keep what the operation read
 
         if output.requires_grad:
             output.register_hook(arrived)
@@ -243,7 +247,3 @@ def remaining_uses(output: Tensor, parameters: Sequence[nn.Parameter]) -> Iterat
             if number is not None:
                 yield number, node.name()
             pending.append(following)
-
-
-def _cut(parameter: Tensor | None) -> Tensor | None:
-    return None if parameter is None else parameter.detach()
