@@ -309,6 +309,17 @@ def test_every_real_token_has_one_place(pairs, side):
     assert sorted([*found, *places.padding.tolist()]) == list(range(batch["input_ids"].numel()))
 
 
+@pytest.mark.parametrize("gram", [True, False])
+def test_pairs_of_nearly_equal_lengths_are_computed_together(gram, monkeypatch):
+    monkeypatch.setattr(tally, "gram_costs_less", lambda *sizes: gram)
+    rows = random_rows([40, 40, 41, 40, 40, 42])
+    batch = batch_of([(rows[0], rows[1]), (rows[2], rows[3]), (rows[4], rows[5])])
+    groups = token_places(pair_inputs(batch), torch.device("cpu")).groups
+    assert len(groups) == 1
+    assert groups[0].filler is not None
+    assert_ghost_is_exact(Model().double(), batch, rtol=1e-10)
+
+
 # --- ways to use a parameter ---
 
 
@@ -326,9 +337,9 @@ class Model(nn.Module):
         return torch.tanh(self.up(x))
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        x = self.embed(input_ids)
-        x = x + (x * attention_mask.unsqueeze(-1)).cumsum(1)  # tokens see what was before them
-        return self.score(self.states(x, attention_mask)).gather(1, attention_mask.sum(1).view(-1, 1, 1) - 1)[:, 0]
+        states = self.states(self.embed(input_ids), attention_mask)
+        seen = (states * attention_mask.unsqueeze(-1)).cumsum(1)  # the last token reads all before it
+        return self.score(seen).gather(1, attention_mask.sum(1).view(-1, 1, 1) - 1)[:, 0]
 
 
 class CalledTwice(Model):
@@ -416,6 +427,15 @@ def test_ways_to_use_a_parameter(model_class):
     check = check_ghost(model, batch_of(), pairs=5)
     assert check.difference < 1e-10  # of each parameter
     assert check.pairs == 5
+
+
+@pytest.mark.parametrize("padding_idx", [None, 7, -1])
+def test_the_row_of_an_embedding_that_gets_no_gradient_has_none(padding_idx):
+    """padding_idx is about the id, not the mask: also where a real token has it."""
+    model = Model().double()
+    model.embed.padding_idx = padding_idx
+    batch = batch_of([([5, 7, 9, VOCABULARY - 1], [7, 5]), ([7, 7], [VOCABULARY - 1, 7, 8])])
+    assert_ghost_is_exact(model, batch, rtol=1e-10)
 
 
 @pytest.mark.parametrize(
