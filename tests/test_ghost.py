@@ -121,6 +121,16 @@ def test_bfloat16_is_near(autocast):
     torch.testing.assert_close(found, wanted, rtol=0.2, atol=0)  # bf16's own noise; the check above is stricter
 
 
+def test_adapters_in_float32_on_a_bfloat16_model_get_its_tolerance():
+    model = lora_model().bfloat16()
+    for name, parameter in model.named_parameters():
+        if "lora_" in name:
+            parameter.data = parameter.data.float()
+    check = check_ghost(model, batch_of())
+    assert check.passed
+    assert check.tolerance == 0.1
+
+
 def test_nothing_of_the_model_is_changed():
     model = tiny_model("gpt2", resid_pdrop=0.5).train()
     model.transformer.wte.requires_grad_(False)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from normbt.gradients.exact import exact_squares
 from normbt.gradients.ghost import ghost_squares
@@ -85,10 +85,13 @@ def compared(capture: HeadCapture, batch: PairInputs, parameters: Mapping[str, n
         pairs=batch.pairs,
         difference=float(differences[worst]),
         parameter=list(parameters)[worst],
-        tolerance=_ROUNDING[_computed_in(batch.tensors()[0], next(iter(parameters.values())))],
+        tolerance=_rounding(capture.model, batch.tensors()[0].device),
     )
 
 
-def _computed_in(inputs: Tensor, parameter: nn.Parameter) -> torch.dtype:
-    device = inputs.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else parameter.dtype
+def _rounding(model: nn.Module, device: torch.device) -> float:
+    """What the coarsest arithmetic of a forward may cause: adapters in float32 on a bfloat16 model get its rounding."""
+    dtypes = {parameter.dtype for parameter in model.parameters()}
+    if torch.is_autocast_enabled(device.type):
+        dtypes.add(torch.get_autocast_dtype(device.type))
+    return max(_ROUNDING.get(dtype, _ROUNDING[torch.bfloat16]) for dtype in dtypes)  # others are quantised weights
