@@ -112,6 +112,7 @@ def _replace_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
 
     for job in (
         "normbt.evaluate.evaluate",
+        "normbt.diagnose.diagnose",
         "normbt.evaluate.evaluate_all",
         "normbt.demo.run_demo",
         "normbt.doctor.examine",

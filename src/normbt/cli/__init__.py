@@ -11,6 +11,7 @@ from rich.text import Text
 
 from normbt import __version__
 from normbt.cli.demo import demo
+from normbt.cli.diagnose import diagnose
 from normbt.cli.doctor import doctor
 from normbt.cli.evaluate import evaluate
 from normbt.cli.score import score
@@ -102,5 +103,6 @@ def _program(
 app.command(**TRAIN_SETTINGS)(train)
 app.command()(evaluate)
 app.command()(score)
+app.command()(diagnose)
 app.command()(demo)
 app.command()(doctor)

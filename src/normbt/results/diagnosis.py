@@ -17,6 +17,7 @@ class DiagnosisPair(TypedDict):
     source: str | None
     category: str | None
     subset: str | None
+    cluster_id: str
     prompt: str | None
     chosen: str
     rejected: str
