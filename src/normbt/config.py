@@ -7,6 +7,7 @@ from transformers.utils import is_torch_bf16_gpu_available
 from trl import RewardConfig
 
 from normbt.errors import ConfigError
+from normbt.live_view import ProbeNorm
 from normbt.objective import Loss
 from normbt.packing import Batching
 from normbt.weights import Distance, Weighting
@@ -120,6 +121,27 @@ class NormBTConfig(RewardConfig):
             "applied, and the pairs are named at the next log; 'stop' ends the run there, 'skip' counts and goes on."
         },
     )
+    probe_steps: int | None = field(
+        default=None,
+        metadata={
+            "help": "Optimizer steps between two looks at who gets the update: shares by distance, accuracy and "
+            "correlation on a fixed probe of pairs, in the training log. None for none."
+        },
+    )
+    probe_pairs: int = field(
+        default=64,
+        metadata={
+            "help": "Pairs of the probe, at least 3: drawn once with `seed` from the evaluation set, or from the "
+            "training set where there is none."
+        },
+    )
+    probe_norm: ProbeNorm = field(
+        default="full",
+        metadata={
+            "help": "Gradient norm of the probe: 'full' is over all trained parameters; 'head' over the scoring head, "
+            "where it equals the distance and needs no backward pass."
+        },
+    )
     logging_nan_inf_filter: bool = field(
         default=False,
         metadata={
@@ -156,8 +178,14 @@ class NormBTConfig(RewardConfig):
             problems.append(f"token_budget must be a positive number of tokens, got {self.token_budget}.")
         if self.mu_init is not None and self.weighting != "normbt":
             problems.append(f"mu_init belongs to weighting 'normbt', got weighting {self.weighting!r}.")
+        if self.probe_steps is not None and self.probe_steps < 1:
+            problems.append(f"probe_steps must be at least 1, or none; got {self.probe_steps}.")
+        if self.probe_pairs < 3:
+            problems.append(f"probe_pairs must be at least 3, one for each third by distance; got {self.probe_pairs}.")
         choices_of = {"loss": Loss, "weighting": Weighting, "distance": Distance, "overlong": Overlong}
-        for name, choices in (choices_of | {"batching": Batching, "on_nonfinite": OnNonfinite}).items():
+        for name, choices in (
+            choices_of | {"batching": Batching, "on_nonfinite": OnNonfinite, "probe_norm": ProbeNorm}
+        ).items():
             value, known = getattr(self, name), get_args(choices)
             if value not in known:
                 problems.append(f"{name} must be one of {', '.join(known)}; got {value!r}.")

@@ -42,6 +42,7 @@ from normbt.encoding import encode_pairs, longest_sequence, prepare_tokenizer
 from normbt.errors import ConfigError, ModelError, StateError
 from normbt.faults import memory_fault, writing
 from normbt.head import HeadCapture, unwrap
+from normbt.live_view import make_live_view
 from normbt.metrics import COLUMNS, pair_metrics, stack_records
 from normbt.nonfinite import Findings, FiniteWatch, guard_step
 from normbt.objective import Objective
@@ -137,6 +138,8 @@ class NormBTTrainer(RewardTrainer):
         inner: Any = unwrap(self.model)
         self._counted_parameters = inner.num_parameters(exclude_embeddings=True)
         self.add_callback(_StepEnd(self._end_step))
+        if args.probe_steps is not None:
+            self.add_callback(make_live_view(self))
 
     # --- data -----------------------------------------------------------------------------------------------------
 
@@ -455,6 +458,17 @@ class NormBTTrainer(RewardTrainer):
         if not alone:
             return f"{kept} Run alone, each of these pairs is finite now."
         return f"{kept} Run alone, not finite: {', '.join(alone)}."
+
+    def log_aside(self, logs: dict[str, float]) -> None:
+        """Log something else between two training logs, which keep their records and their turn."""
+        due = self.control.should_log
+        super().log(logs)
+        self.control.should_log = due
+
+    @property
+    def mu(self) -> float | None:
+        """The running mean of the distance; None where there is none yet."""
+        return float(self._ema.mean) if self._mu_is_set else None
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
         """Transformers' loop; loss and metrics are then replaced by those over all pairs of this evaluation set."""
