@@ -116,6 +116,7 @@ def _replace_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
         "normbt.evaluate.evaluate_all",
         "normbt.demo.run_demo",
         "normbt.doctor.examine",
+        "normbt.report.write_report",
         "normbt.score.score_rows",
     ):
         monkeypatch.setattr(job, reached)

@@ -91,6 +91,7 @@ def run_training(arguments: TrainArguments, *, tell: Callable[[str], None] = log
     output_dir = Path(trainer.args.output_dir or ".")
     with writing(output_dir, afterwards=lambda: "The checkpoints in it are as they were; free some space."):
         trainer.save_model(str(output_dir))
+    trainer.save_state()  # every log, for the report, also of a run that saved no checkpoint
     if trainer.is_world_process_zero():
         # Written last: the counts of a stream are complete only now.
         final = {name: report.then(trainer.data_reports[name]).to_dict() for name, report in data.reports.items()}

@@ -14,6 +14,7 @@ from normbt.cli.demo import demo
 from normbt.cli.diagnose import diagnose
 from normbt.cli.doctor import doctor
 from normbt.cli.evaluate import evaluate
+from normbt.cli.report import report
 from normbt.cli.score import score
 from normbt.cli.terminal import is_main_process, messages, output
 from normbt.cli.train import TRAIN_SETTINGS, train
@@ -104,5 +105,6 @@ app.command(**TRAIN_SETTINGS)(train)
 app.command()(evaluate)
 app.command()(score)
 app.command()(diagnose)
+app.command()(report)
 app.command()(demo)
 app.command()(doctor)

@@ -1,5 +1,6 @@
-"""Result files to pictures. Nothing here loads a model."""
+"""Result files to pictures and to one page. Nothing here loads a model."""
 
 from normbt.report.demo import plot_demo
+from normbt.report.write import Report, write_report
 
-__all__ = ["plot_demo"]
+__all__ = ["Report", "plot_demo", "write_report"]

@@ -36,7 +36,16 @@ from normbt.results.evaluation import (
     read_evaluation,
     read_records,
 )
-from normbt.results.files import SCHEMA_VERSION, Written, read_json, read_jsonl, write_json, write_jsonl, write_lines
+from normbt.results.files import (
+    SCHEMA_VERSION,
+    Written,
+    read_json,
+    read_jsonl,
+    write_json,
+    write_jsonl,
+    write_lines,
+    write_text,
+)
 from normbt.results.origin import DATA_REPORT_FILE, RECORDED_PACKAGES, Provenance, provenance
 from normbt.results.parts import Parts, require_same_run
 from normbt.results.scoring import (
@@ -97,4 +106,5 @@ __all__ = [
     "write_json",
     "write_jsonl",
     "write_lines",
+    "write_text",
 ]

@@ -103,6 +103,15 @@ def write_lines(path: str | os.PathLike[str], lines: Iterable[str]) -> Written:
     return Written(rows=count, nulls=0, sha256=digest)
 
 
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write a text file, whole or not at all.
+
+    Raises:
+        ConfigError: the file cannot be written there; what stood there before is untouched.
+    """
+    _write_atomically(Path(path), [text])
+
+
 def read_json(path: str | os.PathLike[str], *, kind: str | None = None) -> dict[str, Any]:
     """Read a JSON record written by :func:`write_json` and check that this version understands it.
 
