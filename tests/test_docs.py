@@ -114,6 +114,7 @@ def _replace_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
         "normbt.evaluate.evaluate",
         "normbt.diagnose.diagnose",
         "normbt.evaluate.evaluate_all",
+        "normbt.compare.parse_methods",
         "normbt.demo.run_demo",
         "normbt.doctor.examine",
         "normbt.report.write_report",

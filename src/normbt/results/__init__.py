@@ -3,6 +3,17 @@
 ``docs/results-format.md`` describes every field declared here, and a test compares the two.
 """
 
+from normbt.results.comparison import (
+    COMPARISON_FILE,
+    COMPARISON_LATEX,
+    COMPARISON_MARKDOWN,
+    ComparedMethod,
+    ComparedRun,
+    Comparison,
+    ScoreDifference,
+    SeedDifference,
+    SeedTest,
+)
 from normbt.results.diagnosis import (
     CategoryDiagnosis,
     Correlation,
@@ -58,6 +69,9 @@ from normbt.results.scoring import (
 )
 
 __all__ = [
+    "COMPARISON_FILE",
+    "COMPARISON_LATEX",
+    "COMPARISON_MARKDOWN",
     "DATA_REPORT_FILE",
     "DETERMINISM_FILE",
     "LEADERBOARD_FILE",
@@ -68,6 +82,9 @@ __all__ = [
     "SCHEMA_VERSION",
     "SUMMARY_FILE",
     "CategoryDiagnosis",
+    "ComparedMethod",
+    "ComparedRun",
+    "Comparison",
     "Correlation",
     "Coverage",
     "DecileShare",
@@ -92,8 +109,11 @@ __all__ = [
     "RescoredAnswer",
     "RewardMoments",
     "Score",
+    "ScoreDifference",
     "ScoringCounts",
     "ScoringSummary",
+    "SeedDifference",
+    "SeedTest",
     "SelfCheck",
     "Written",
     "provenance",
