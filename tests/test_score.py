@@ -16,13 +16,13 @@ from normbt import cli
 from normbt.errors import ConfigError, DataError, ModelError, StateError
 from normbt.head import capture_hidden
 from normbt.loading import load_reward_model
+from normbt.moments import join_moments, moments_of
 from normbt.pairs.check import Malformed
 from normbt.pairs.files import Row
 from normbt.pairs.texts import scorable_row
 from normbt.results import NORMALISATION_FILE, read_json, read_jsonl
 from normbt.results import files as files_module
 from normbt.score import read_normalisation, score_rows
-from normbt.score.moments import join_moments, moments_of
 
 TEMPLATE = "<bos>{% for message in messages %}{{ message['role'] }} {{ message['content'] }} {% endfor %}<eos>"
 

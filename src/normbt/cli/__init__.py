@@ -10,6 +10,7 @@ import typer
 from rich.text import Text
 
 from normbt import __version__
+from normbt.cli.best_of_n import best_of_n
 from normbt.cli.compare import compare
 from normbt.cli.demo import demo
 from normbt.cli.diagnose import diagnose
@@ -105,6 +106,7 @@ def _program(
 app.command(**TRAIN_SETTINGS)(train)
 app.command()(evaluate)
 app.command()(compare)
+app.command("best-of-n")(best_of_n)
 app.command()(score)
 app.command()(diagnose)
 app.command()(report)

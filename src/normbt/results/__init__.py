@@ -3,6 +3,19 @@
 ``docs/results-format.md`` describes every field declared here, and a test compares the two.
 """
 
+from normbt.results.best_of_n import (
+    BEST_OF_N_FILE,
+    CANDIDATES_FILE,
+    CURVES_FILE,
+    LONGEST,
+    ORACLE,
+    RANDOM,
+    BestOfNSummary,
+    CurvePoint,
+    PoolCounts,
+    RuleDifference,
+    read_best_of_n,
+)
 from normbt.results.comparison import (
     COMPARISON_FILE,
     COMPARISON_LATEX,
@@ -57,8 +70,16 @@ from normbt.results.files import (
     write_lines,
     write_text,
 )
-from normbt.results.origin import DATA_REPORT_FILE, RECORDED_PACKAGES, Provenance, provenance
-from normbt.results.parts import Parts, require_same_run
+from normbt.results.origin import (
+    DATA_REPORT_FILE,
+    RECORDED_PACKAGES,
+    Provenance,
+    provenance,
+)
+from normbt.results.parts import (
+    Parts,
+    require_same_run,
+)
 from normbt.results.scoring import (
     NORMALISATION_FILE,
     Normalisation,
@@ -69,24 +90,32 @@ from normbt.results.scoring import (
 )
 
 __all__ = [
+    "BEST_OF_N_FILE",
+    "CANDIDATES_FILE",
     "COMPARISON_FILE",
     "COMPARISON_LATEX",
     "COMPARISON_MARKDOWN",
+    "CURVES_FILE",
     "DATA_REPORT_FILE",
     "DETERMINISM_FILE",
     "LEADERBOARD_FILE",
+    "LONGEST",
     "NORMALISATION_FILE",
+    "ORACLE",
     "PAIRS_FILE",
     "PROMPTS_FILE",
+    "RANDOM",
     "RECORDED_PACKAGES",
     "SCHEMA_VERSION",
     "SUMMARY_FILE",
+    "BestOfNSummary",
     "CategoryDiagnosis",
     "ComparedMethod",
     "ComparedRun",
     "Comparison",
     "Correlation",
     "Coverage",
+    "CurvePoint",
     "DecileShare",
     "Determinism",
     "DiagnosisPair",
@@ -102,12 +131,14 @@ __all__ = [
     "Normalisation",
     "NormalisationFile",
     "Parts",
+    "PoolCounts",
     "ProductForm",
     "ProportionalFit",
     "Provenance",
     "QuietMistakes",
     "RescoredAnswer",
     "RewardMoments",
+    "RuleDifference",
     "Score",
     "ScoreDifference",
     "ScoringCounts",
@@ -117,6 +148,7 @@ __all__ = [
     "SelfCheck",
     "Written",
     "provenance",
+    "read_best_of_n",
     "read_diagnosis",
     "read_evaluation",
     "read_json",

@@ -11,13 +11,13 @@ import numpy as np
 
 from normbt.errors import ConfigError, DataError
 from normbt.inference import RewardModel
+from normbt.moments import moments_of
 from normbt.pairs.check import Malformed
 from normbt.pairs.files import Row, Unreadable
 from normbt.pairs.report import REASONS_KEPT
 from normbt.pairs.sources import Source
 from normbt.pairs.texts import Kind, ScorableRow, scorable_row
 from normbt.results import Normalisation, ScoringCounts
-from normbt.score.moments import moments_of
 from normbt.scoring import Progress, score
 
 OnMalformed = Literal["skip", "stop"]

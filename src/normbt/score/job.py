@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from normbt.errors import ConfigError, DataError
 from normbt.inference import TEMPLATES, RewardModel, Template, open_model
+from normbt.moments import join_moments
 from normbt.pairs import DataReport
 from normbt.pairs.report import REASONS_KEPT
 from normbt.pairs.sources import Source, open_source
@@ -29,7 +30,6 @@ from normbt.results import (
     write_lines,
 )
 from normbt.score.chunks import ChunkScorer, Form, OnMalformed, add_counts, chunks_of, find_form
-from normbt.score.moments import join_moments
 from normbt.score.normalisation import normalisation_path, read_normalisation, save_normalisation
 from normbt.score.parquet import write_parquet
 from normbt.score.processes import Processes, running_processes
