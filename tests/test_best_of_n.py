@@ -133,7 +133,7 @@ def test_prompts_with_few_candidates_are_left_out_and_counted(tmp_path):
     counts = curves.counts()
     assert (counts["prompts"], counts["prompts_used"], counts["prompts_with_few"]) == (4, 3, 1)
     assert (counts["prompts_near_n"], counts["fewest"], counts["most"]) == (1, 7, 16)
-    with pytest.raises(ConfigError, match="No prompt has the 17 candidates .* the most is 16"):
+    with pytest.raises(ConfigError, match=r"No prompt has the 17 candidates .* the most is 16"):
         Curves(pool, [17])
     with pytest.raises(ConfigError, match="at least 1, found 0"):
         Curves(pool, [0, 1])
@@ -159,7 +159,7 @@ def test_candidates_without_a_score_are_left_out_for_all_rules(tmp_path):
     with pytest.raises(ConfigError, match="oracle stands for a built-in rule"):
         read_pool(path, proxies=["oracle"], gold=None)
     empty = write_rows(tmp_path / "e.jsonl", [{"prompt": "p", "proxy": None}])
-    with pytest.raises(DataError, match="no candidate is left of 1 rows .*1 without a finite proxy"):
+    with pytest.raises(DataError, match=r"no candidate is left of 1 rows .*1 without a finite proxy"):
         read_pool(empty, proxies=["proxy"], gold=None)
 
 
