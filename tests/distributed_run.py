@@ -8,6 +8,9 @@ import sys
 from pathlib import Path
 
 import torch
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedType
+from torch.distributed.tensor import DTensor
 
 from normbt.config import NormBTConfig
 from normbt.trainer import NormBTTrainer
@@ -16,9 +19,34 @@ from test_trainer import settings, word_pairs, word_tokenizer
 from tiny import tiny_model
 
 
+def let_accelerate_shard_on_cpus() -> None:
+    """Accelerate asks for FSDP by ACCELERATE_USE_FSDP, and ignores it on CPUs, where torch's FSDP2 runs as well."""
+    make = AcceleratorState.__init__
+
+    def make_sharded(state, *args, fsdp_plugin=None, **kwargs):
+        make(state, *args, fsdp_plugin=fsdp_plugin, **kwargs)
+        # Every later look at the shared state, without the plugin, starts from the kind of processes again.
+        plugin = fsdp_plugin or getattr(state, "fsdp_plugin", None)
+        if plugin is not None and state.distributed_type == DistributedType.MULTI_CPU:
+            state.distributed_type = DistributedType.FSDP
+            state.fsdp_plugin = plugin
+
+    AcceleratorState.__init__ = make_sharded
+
+
+def whole_parameters(model) -> tuple[dict[str, torch.Tensor], bool]:
+    """The parameters, and whether they had to be gathered from shards; every process must ask."""
+    state = model.state_dict()
+    sharded = [isinstance(value, DTensor) for value in state.values()]
+    return {name: value.full_tensor() if isinstance(value, DTensor) else value for name, value in state.items()}, all(
+        sharded
+    )
+
+
 def main(runs: dict[str, dict], folder: Path) -> None:
     for name, changes in runs.items():
         pairs, poisoned = changes.pop("pairs"), changes.pop("poisoned", False)
+        resume = changes.pop("resume", None)
         trainer = NormBTTrainer(
             poisoned_model() if poisoned else tiny_model("llama"),
             NormBTConfig(**settings(folder / name, max_steps=-1, num_train_epochs=1, **changes)),
@@ -26,17 +54,23 @@ def main(runs: dict[str, dict], folder: Path) -> None:
             eval_dataset={"held-out": word_pairs(7, seed=5)},
             processing_class=word_tokenizer(),
         )
-        trainer.train()
+        trainer.train(resume_from_checkpoint=resume)
         metrics = trainer.evaluate()
+        parameters, sharded = whole_parameters(trainer.model)
         if trainer.is_world_process_zero():
             kept = ("loss", "mu", "distance", "accuracy", "num_tokens", "weight_q50")
             kept += ("skipped_steps", "nonfinite_pairs") if poisoned else ()
             log = [{key: entry[key] for key in kept} for entry in trainer.state.log_history if "mu" in entry]
             metrics = {key: value for key, value in metrics.items() if "held-out" in key and "per_second" not in key}
             metrics = {key: value for key, value in metrics.items() if "runtime" not in key and "prep" not in key}
-            torch.save(trainer.model.state_dict(), folder / f"{name}.pt")
-            (folder / f"{name}.json").write_text(json.dumps({"log": log, "metrics": metrics}))
+            torch.save(parameters, folder / f"{name}.pt")
+            result = {"log": log, "metrics": metrics, "sharded": sharded}
+            (folder / f"{name}.json").write_text(json.dumps(result))
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()  # gloo aborts a process whose peer has left while it still listens
+        torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":
+    let_accelerate_shard_on_cpus()
     main(json.loads(sys.argv[1]), Path(sys.argv[2]))

@@ -1,4 +1,4 @@
-"""Two processes train as one does on the same pairs: mu, weights, metrics and parameters."""
+"""Two processes train as one does on the same pairs, whole or sharded: mu, weights, metrics and parameters."""
 
 import json
 import os
@@ -16,27 +16,54 @@ HERE = Path(__file__).parent
 # 19 pairs in steps of 8: the last step has 3, so that with micro-batches of one a process has none in some of them.
 RUNS = {
     "packed": {"batching": "packed", "token_budget": 60},
-    "padded": {"batching": "padded"},
+    "padded": {"batching": "padded", "save_strategy": "steps", "save_steps": 1},
     # One pair is NaN, in one of the processes: all of them must leave that step out.
     "poisoned": {"batching": "padded", "poisoned": True, "on_nonfinite": "skip"},
 }
 
 
+SHARDED = {
+    "ACCELERATE_USE_FSDP": "true",
+    "FSDP_VERSION": "2",
+    "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
+    "FSDP_RESHARD_AFTER_FORWARD": "true",
+}
+"""What `accelerate launch` makes of its FSDP2 settings."""
+
+SIZES = {1: 4, 2: 2}
+"""Pairs per process and micro-batch, by number of processes: the same pairs in every step."""
+
+
+def run_processes(count: int, runs: dict[str, dict], folder: Path, **variables: str) -> Path:
+    """Train each of ``runs`` in ``count`` processes."""
+    sizes = {"per_device_train_batch_size": SIZES[count], "pairs": 19, "gradient_accumulation_steps": 2}
+    settings = json.dumps({name: run | sizes for name, run in runs.items()})
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={count}"]
+    command = [sys.executable, *(launcher if count > 1 else []), str(HERE / "distributed_run.py")]
+    path = os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path} | variables
+    finished = subprocess.run(
+        [*command, settings, str(folder)], env=environment, capture_output=True, text=True, timeout=500
+    )
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    return folder
+
+
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory):
-    folders = {}
-    for processes, sizes in ((1, {"per_device_train_batch_size": 4}), (2, {"per_device_train_batch_size": 2})):
-        folder = folders[processes] = tmp_path_factory.mktemp(f"processes-{processes}")
-        runs = {name: run | sizes | {"pairs": 19, "gradient_accumulation_steps": 2} for name, run in RUNS.items()}
-        launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-        command = [sys.executable, *(launcher if processes > 1 else []), str(HERE / "distributed_run.py")]
-        path = os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path}
-        finished = subprocess.run(
-            [*command, json.dumps(runs), str(folder)], env=environment, capture_output=True, text=True, timeout=500
-        )
-        assert finished.returncode == 0, finished.stderr[-3000:]
-    return folders
+    return {count: run_processes(count, RUNS, tmp_path_factory.mktemp(f"processes-{count}")) for count in SIZES}
+
+
+def assert_same_run(one: Path, other: Path, steps: int = 3) -> None:
+    """The last ``steps`` steps of both runs, their evaluation and their parameters."""
+    one_result, other_result = (json.loads(path.with_suffix(".json").read_text()) for path in (one, other))
+    assert len(one_result["log"]) == 3
+    for step_of_one, step_of_other in zip(one_result["log"][-steps:], other_result["log"][-steps:], strict=True):
+        assert step_of_other == pytest.approx(step_of_one, rel=1e-5, abs=1e-6)
+    assert other_result["metrics"] == pytest.approx(one_result["metrics"], rel=1e-5, abs=1e-6)
+    parameters, other_parameters = (torch.load(path.with_suffix(".pt")) for path in (one, other))
+    for name, parameter in parameters.items():
+        torch.testing.assert_close(other_parameters[name], parameter, atol=1e-5, rtol=1e-5, msg=name)
 
 
 @pytest.mark.slow
@@ -48,12 +75,23 @@ def test_every_process_leaves_a_step_with_nan_out(outcomes):
 @pytest.mark.slow
 @pytest.mark.parametrize("run", RUNS)
 def test_two_processes_train_as_one(outcomes, run):
-    one, two = (json.loads((outcomes[count] / f"{run}.json").read_text()) for count in (1, 2))
-    assert len(one["log"]) == len(two["log"]) == 3
-    for step_of_one, step_of_two in zip(one["log"], two["log"], strict=True):
-        assert step_of_two == pytest.approx(step_of_one, rel=1e-5, abs=1e-6)
-    assert two["metrics"] == pytest.approx(one["metrics"], rel=1e-5, abs=1e-6)
+    assert_same_run(outcomes[1] / run, outcomes[2] / run)
 
-    parameters_of_one, parameters_of_two = (torch.load(outcomes[count] / f"{run}.pt") for count in (1, 2))
-    for name, parameter in parameters_of_one.items():
-        torch.testing.assert_close(parameters_of_two[name], parameter, atol=1e-5, rtol=1e-5, msg=name)
+
+@pytest.mark.slow
+def test_two_processes_with_sharded_parameters_train_as_one(outcomes, tmp_path):
+    """FSDP2: each process holds a part of every parameter."""
+    runs = {name: RUNS[name] for name in ("packed", "padded")}
+    run_processes(2, runs, tmp_path, **SHARDED)
+    for name in runs:
+        assert json.loads((tmp_path / f"{name}.json").read_text())["sharded"]
+        assert_same_run(outcomes[1] / name, tmp_path / name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("wrote", "resumes"), [(1, 2), (2, 1)])
+def test_a_checkpoint_of_n_processes_resumes_on_m(outcomes, tmp_path, wrote, resumes):
+    checkpoint = outcomes[wrote] / "padded" / "checkpoint-1"
+    run = {"resumed": RUNS["padded"] | {"resume": str(checkpoint)}}
+    run_processes(resumes, run, tmp_path)
+    assert_same_run(outcomes[1] / "padded", tmp_path / "resumed", steps=2)

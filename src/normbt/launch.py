@@ -5,6 +5,7 @@
 
 import os
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -14,8 +15,12 @@ from accelerate.commands.launch import launch_command, launch_command_parser
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from trl.cli.accelerate_config import resolve_accelerate_config_argument
 
-from normbt.arguments import TrainArguments
+from normbt.arguments import ACCELERATE_CONFIG, TrainArguments
 from normbt.errors import ConfigError
+
+_SHIPPED = Path(__file__).parent / "recipes" / "accelerate"
+SHIPPED_CONFIGS = ("ddp", "fsdp2", "zero2", "zero3")
+"""Names for ``--accelerate_config``; each is a file of this package."""
 
 # One of these is set in every process that `accelerate launch` or `torchrun` starts.
 _SET_BY_LAUNCHERS = ("ACCELERATE_MIXED_PRECISION", "LOCAL_RANK")
@@ -48,7 +53,7 @@ def launch(arguments: TrainArguments) -> int:
     parser = launch_command_parser()
     parser.error = _refuse
     try:
-        launch_arguments = resolve_accelerate_config_argument(arguments.launch)
+        launch_arguments = resolve_accelerate_config_argument(with_shipped_config(arguments.launch))
     except ValueError as error:
         raise ConfigError(str(error)) from error
     module = ["--module", "normbt", "train", *arguments.command_line]
@@ -60,6 +65,36 @@ def launch(arguments: TrainArguments) -> int:
         _, failure = error.get_first_failure()
         return failure.exitcode
     return 0
+
+
+def with_shipped_config(launch_arguments: Sequence[str]) -> list[str]:
+    """The launcher's arguments with the file of a configuration of ours in the place of its name.
+
+    Ours name no number of processes, which is then that of the GPUs.
+
+    Args:
+        launch_arguments: in the spelling of `accelerate launch`, and ``--accelerate_config``.
+
+    Returns:
+        The arguments; other files and the names that TRL ships are left for TRL to resolve.
+
+    Example:
+        >>> with_shipped_config(["--accelerate_config", "mine.yaml", "--num_processes", "2"])
+        ['--accelerate_config', 'mine.yaml', '--num_processes', '2']
+    """
+    flag = f"--{ACCELERATE_CONFIG}"
+    words = [
+        part for word in launch_arguments for part in (word.split("=", 1) if word.startswith(f"{flag}=") else [word])
+    ]
+    if flag not in words[:-1]:
+        return words
+    place = words.index(flag) + 1
+    if words[place] not in SHIPPED_CONFIGS or Path(words[place]).is_file():
+        return words
+    words[place] = str(_SHIPPED / f"{words[place]}.yaml")
+    if not any(word.split("=", 1)[0] in ("--num_processes", "--num-processes") for word in words):
+        words += ["--num_processes", str(max(1, torch.cuda.device_count()))]
+    return words
 
 
 def _refuse(message: str) -> NoReturn:
