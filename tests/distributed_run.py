@@ -4,6 +4,7 @@ Run by test_distributed.py: ``python -m torch.distributed.run --nproc_per_node 2
 """
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -12,11 +13,12 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
 from torch.distributed.tensor import DTensor
 
+from normbt import attach, bt_loss
 from normbt.config import NormBTConfig
 from normbt.trainer import NormBTTrainer
 from test_reliability import poisoned_model, poisoned_pairs
 from test_trainer import settings, word_pairs, word_tokenizer
-from tiny import tiny_model
+from tiny import padded, random_rows, tiny_model
 
 
 def let_accelerate_shard_on_cpus() -> None:
@@ -43,6 +45,29 @@ def whole_parameters(model) -> tuple[dict[str, torch.Tensor], bool]:
     )
 
 
+def train_attached(folder: Path) -> None:
+    """Three steps of two micro-batches of four pairs, shared by the processes, in a plain loop with a handle."""
+    ranks = int(os.environ.get("WORLD_SIZE", "1"))
+    rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+    model = tiny_model("llama").train()
+    normbt = attach(model)
+    wrapped = torch.nn.parallel.DistributedDataParallel(model) if ranks > 1 else model
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    log = []
+    for step in range(3):
+        for micro in range(2):
+            rows = random_rows([4, 5, 6, 7, 8, 9, 10, 11], seed=2 * step + micro)
+            share = [*rows[:4][rank::ranks], *rows[4:][rank::ranks]]
+            chosen, rejected = wrapped(**padded(share)).logits.squeeze(-1).chunk(2)
+            (bt_loss(chosen, rejected).mean() / 2).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        log.append(normbt.metrics()["mu"])
+    if rank == 0:
+        torch.save(model.state_dict(), folder / "attached.pt")
+        (folder / "attached.json").write_text(json.dumps(log))
+
+
 def main(runs: dict[str, dict], folder: Path) -> None:
     for name, changes in runs.items():
         pairs, poisoned = changes.pop("pairs"), changes.pop("poisoned", False)
@@ -66,6 +91,8 @@ def main(runs: dict[str, dict], folder: Path) -> None:
             torch.save(parameters, folder / f"{name}.pt")
             result = {"log": log, "metrics": metrics, "sharded": sharded}
             (folder / f"{name}.json").write_text(json.dumps(result))
+    if "ACCELERATE_USE_FSDP" not in os.environ:
+        train_attached(folder)
     if torch.distributed.is_initialized():
         torch.distributed.barrier()  # gloo aborts a process whose peer has left while it still listens
         torch.distributed.destroy_process_group()

@@ -79,6 +79,15 @@ def test_two_processes_train_as_one(outcomes, run):
 
 
 @pytest.mark.slow
+def test_an_attached_model_moves_mu_with_the_pairs_of_all_processes(outcomes):
+    one, two = (json.loads((outcomes[count] / "attached.json").read_text()) for count in SIZES)
+    assert two == pytest.approx(one, rel=1e-6)
+    parameters, others = (torch.load(outcomes[count] / "attached.pt") for count in SIZES)
+    for name, parameter in parameters.items():
+        torch.testing.assert_close(others[name], parameter, atol=1e-5, rtol=1e-5, msg=name)
+
+
+@pytest.mark.slow
 def test_two_processes_with_sharded_parameters_train_as_one(outcomes, tmp_path):
     """FSDP2: each process holds a part of every parameter."""
     runs = {name: RUNS[name] for name in ("packed", "padded")}
