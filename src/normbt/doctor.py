@@ -24,6 +24,7 @@ EXTRAS = {
     "train": "training, evaluation and the command line",
     "report": "pictures and HTML reports",
     "demo": "the small pretrained encoder of `normbt demo`",
+    "fuzz": "fuzz the readers of preference data, guided by coverage",
     "dev": "work on normbt itself",
 }
 """What each extra of the package is for."""

@@ -1,5 +1,6 @@
 """What a valid preference pair is: the one place that accepts, refuses and counts rows."""
 
+import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -123,6 +124,9 @@ def canonical_pair(row: Row) -> Pair:
         canonical["prompt"] = prompt
     canonical |= {"chosen": chosen, "rejected": rejected}
     canonical |= {name: value for name, value in values.items() if name not in PAIR_COLUMNS}
+    for name, value in canonical.items():
+        if name not in ("prompt", "chosen", "rejected"):
+            _require_storable(name, value)
     return Pair(row.number, canonical, conversational, explicit)
 
 
@@ -197,9 +201,12 @@ def _message(name: str, index: int, message: Any) -> Message:
         raise Malformed(f"{where} must be an object, found {type(message).__name__}")
     # Arrow gives every message the keys of all messages; a null key is one the message does not have.
     message = {key: value for key, value in message.items() if value is not None}
+    if len(message) > 2:
+        _require_storable(name, message)
     role, content = message.get("role"), message.get("content")
     if not isinstance(role, str) or not role:
         raise Malformed(f'{where} has no "role" (keys: {", ".join(map(str, message))})')
+    _require_unicode(name, role)
     if content is None and message.get("tool_calls"):
         return message
     if not isinstance(content, str):
@@ -218,6 +225,22 @@ def _require_unicode(name: str, text: str) -> None:
         raise Malformed(f'"{name}" holds a lone surrogate at character {problem.start}: not valid Unicode') from problem
 
 
+def _require_storable(name: str, value: Any) -> None:
+    """Refuse what no column can hold: text that is not Unicode, at any depth, and values nested too deeply to write."""
+    if isinstance(value, int | float):
+        value = None
+    try:
+        _require_unicode(name.encode("ascii", "backslashreplace").decode(), name)
+        if isinstance(value, str):
+            _require_unicode(name, value)
+        elif value is not None:
+            json.dumps(value, ensure_ascii=False, default=str).encode("utf-8")
+    except UnicodeEncodeError as problem:
+        raise Malformed(f'"{name}" holds a lone surrogate: not valid Unicode') from problem
+    except RecursionError as problem:
+        raise Malformed(f'"{name}" is nested too deeply') from problem
+
+
 def _require_assistant_last(**answers: Any) -> None:
     for name, messages in answers.items():
         if messages[-1]["role"] != "assistant":
@@ -228,9 +251,13 @@ def _finite(name: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         found = "null" if value is None else type(value).__name__
         raise Malformed(f'"{name}" must be a number, found {found}')
-    if not math.isfinite(value):
-        raise Malformed(f'"{name}" must be finite, found {value}')
-    return float(value)
+    try:
+        number = float(value)
+    except OverflowError:  # a whole number of hundreds of digits
+        number = math.inf
+    if not math.isfinite(number):
+        raise Malformed(f'"{name}" must be finite, found {number}')
+    return number
 
 
 def _identity(row: Row, values: dict[str, Any]) -> str:

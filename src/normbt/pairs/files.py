@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from normbt.errors import DataError
+from normbt.pairs.report import readable
 
 if TYPE_CHECKING:
     from datasets import Features
@@ -19,6 +20,10 @@ TEXT_FORMATS = (".json", ".jsonl", ".ndjson", ".csv")
 FORMATS = (*TEXT_FORMATS, ".parquet")
 FORMAT_NAMES = ", ".join(FORMATS) + " (all but Parquet also as .gz)"
 _CHUNK = 1 << 20
+MAX_ROW = 64 << 20
+"""Bytes of the longest row that is read: far beyond any context, and a bound on what a hostile file makes us hold."""
+MAX_OBJECT = 1 << 30
+"""Bytes of the largest JSON file that is one object of columns, which is read at once."""
 
 
 class Unreadable(NamedTuple):
@@ -70,7 +75,10 @@ def parquet_features(path: Path) -> "Features | None":
 
 
 def read_file(path: Path) -> Iterator[Row]:
-    """Every row of a file, in order and in constant memory (a JSON object of columns is read at once).
+    """Every row of a file, in order and in bounded memory, compressed or not.
+
+    A row has at most :data:`MAX_ROW` bytes. A JSON object of columns is read at once and has at most
+    :data:`MAX_OBJECT`. A key that stands twice in an object is refused: which value is meant, nobody can know.
 
     Raises:
         DataError: the file is empty, of another format, or damaged so that the rows after the damage are lost. A line
@@ -123,21 +131,59 @@ class _readable:
             raise DataError(f"{self.path}: broken CSV {after} ({problem}).") from problem
 
 
+class _Refused(ValueError):
+    """JSON that Python would read, but not as it was meant."""
+
+
+def _without_repeated_keys(items: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(items)
+    if len(value) < len(items):
+        names = [name for name, _ in items]
+        repeated = next(name for name in value if names.count(name) > 1)
+        raise _Refused(f"the key {json.dumps(repeated)} stands twice in one object")
+    return value
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_without_repeated_keys)
+
+
+def _why_not(problem: ValueError | RecursionError) -> str:
+    """What is wrong with JSON that could not be decoded, in words; where, if it is known, is for the caller to add."""
+    if isinstance(problem, RecursionError):
+        return "JSON nested too deeply"
+    if isinstance(problem, json.JSONDecodeError | _Refused):
+        return getattr(problem, "msg", str(problem))
+    return "a number with thousands of digits"  # the only other thing that Python's decoder refuses
+
+
+def _lines(stream: BinaryIO) -> Iterator[bytes | None]:
+    """The lines of a file; None for one that is longer than a row may be."""
+    while line := stream.readline(MAX_ROW + 1):
+        if len(line) > MAX_ROW:
+            while not line.endswith(b"\n") and (line := stream.readline(_CHUNK)):
+                pass
+            yield None
+        else:
+            yield line
+
+
 def _json_lines(stream: BinaryIO, path: Path) -> Iterator[Row]:
-    for number, line in enumerate(stream, start=1):
+    for number, line in enumerate(_lines(stream), start=1):
+        if line is None:
+            yield Row(number, Unreadable(f"a line of more than {MAX_ROW >> 20} MiB"))
+            continue
         if number == 1:
             line = line.removeprefix(b"\xef\xbb\xbf")
         if not line.strip():
             continue
         try:
-            text = line.decode("utf-8")
-            value = json.loads(text)
+            value = _DECODER.decode(line.decode("utf-8"))
         except UnicodeDecodeError as problem:
             yield Row(number, Unreadable(f"not valid UTF-8 ({problem.reason} at byte {problem.start})"))
         except json.JSONDecodeError as problem:
             yield Row(number, Unreadable(f"broken JSON at column {problem.colno} ({problem.msg})"))
-        except RecursionError:
-            yield Row(number, Unreadable("JSON nested too deeply"))
+        except (ValueError, RecursionError) as problem:
+            yield Row(number, Unreadable(_why_not(problem)))
         else:
             yield Row(number, _as_row(value))
 
@@ -149,23 +195,26 @@ def _as_row(value: Any) -> dict[str, Any] | Unreadable:
 def _json_rows(stream: BinaryIO, path: Path) -> Iterator[Row]:
     """An array of rows, an object of columns, one row, or (as some call it .json) one row per line."""
     text = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")
-    first_line = text.readline()
-    while first_line and not first_line.strip():
-        first_line = text.readline()
-    if first_line.lstrip().startswith("["):
-        try:
-            for number, value in enumerate(_array_items(first_line.lstrip()[1:], text, path), start=1):
-                yield Row(number, _as_row(value))
-        finally:
-            text.detach()  # the caller closes the stream
-        return
+    line, head = 1, text.read(_CHUNK)
+    while head and not head.strip():
+        line, head = line + head.count("\n"), text.read(_CHUNK)
+    begin = len(head) - len(head.lstrip())
     try:
-        value = json.loads(first_line)
-        more = any(line.strip() for line in text)
-    except json.JSONDecodeError:
-        more = False
-        value = None
-    text.detach()
+        if head[begin : begin + 1] == "[":
+            items = _array_items(head[begin + 1 :], text, path, line + head.count("\n", 0, begin))
+            for number, value in enumerate(items, start=1):
+                yield Row(number, _as_row(value))
+            return
+    finally:
+        text.detach()  # the caller closes the stream
+    stream.seek(0)
+    lines = (line for line in _lines(stream) if line is None or line.removeprefix(b"\xef\xbb\xbf").strip())
+    first = next(lines, b"")
+    try:
+        value = None if first is None else _DECODER.decode(first.decode("utf-8-sig"))
+        more = value is not None and next(lines, b"") != b""
+    except (ValueError, RecursionError):
+        value, more = None, False
     stream.seek(0)
     if more:
         yield from _json_lines(stream, path)
@@ -180,7 +229,7 @@ def _json_rows(stream: BinaryIO, path: Path) -> Iterator[Row]:
         return
     lengths = {name: len(cells) for name, cells in value.items()}
     if len(set(lengths.values())) > 1:
-        raise DataError(f"{path}: the columns differ in length: {lengths}.")
+        raise DataError(f"{path}: the columns differ in length: {readable(str(lengths))}.")
     for number, cells in enumerate(zip(*value.values(), strict=True), start=1):
         yield Row(number, dict(zip(columns, cells, strict=True)))
 
@@ -192,21 +241,27 @@ def _is_messages(value: dict[str, Any]) -> bool:
 
 
 def _load_whole(stream: BinaryIO, path: Path) -> Any:
+    content = stream.read(MAX_OBJECT + 1)
+    if len(content) > MAX_OBJECT:
+        raise DataError(
+            f"{path}: one JSON object of more than {MAX_OBJECT >> 30} GiB. Write one row per line (.jsonl)."
+        )
+    text = content.decode("utf-8-sig")
     try:
-        return json.loads(stream.read().decode("utf-8-sig"))
-    except json.JSONDecodeError as problem:
-        raise _broken_json(path, problem.lineno, problem) from problem
+        return _DECODER.decode(text)
+    except (ValueError, RecursionError) as problem:
+        raise _broken_json(path, getattr(problem, "lineno", 1), problem) from problem
 
 
-def _broken_json(path: Path, line: int, problem: json.JSONDecodeError) -> DataError:
+def _broken_json(path: Path, line: int, problem: ValueError | RecursionError) -> DataError:
+    column = f", column {problem.colno}" if isinstance(problem, json.JSONDecodeError) else ""
     hint = " If the file holds one row per line, name it .jsonl." if file_format(path) == ".json" else ""
-    return DataError(f"{path}: broken JSON on line {line}, column {problem.colno} ({problem.msg}).{hint}")
+    return DataError(f"{path}: broken JSON on line {line}{column} ({_why_not(problem)}).{hint}")
 
 
-def _array_items(buffer: str, text: io.TextIOWrapper, path: Path) -> Iterator[Any]:
+def _array_items(buffer: str, text: io.TextIOWrapper, path: Path, line: int) -> Iterator[Any]:
     """Items of a JSON array whose opening bracket was just read, without holding the whole array."""
-    decoder = json.JSONDecoder()
-    line, chunk, wants_item = 1, _CHUNK, True
+    chunk, wants_item = _CHUNK, True
     while True:
         rest = buffer.lstrip()
         line += buffer[: len(buffer) - len(rest)].count("\n")
@@ -223,27 +278,34 @@ def _array_items(buffer: str, text: io.TextIOWrapper, path: Path) -> Iterator[An
             buffer, wants_item = buffer[1:], True
         else:
             try:
-                item, end = decoder.raw_decode(buffer)
+                item, end = _DECODER.raw_decode(buffer)
             except json.JSONDecodeError as problem:
-                more = text.read(chunk)
+                more = text.read(chunk) if len(buffer) <= MAX_ROW else ""
                 if not more:
                     raise _broken_json(path, line + problem.lineno - 1, problem) from problem
                 chunk *= 2  # the item may be long: keep the number of attempts logarithmic
                 buffer += more
                 continue
+            except (ValueError, RecursionError) as problem:
+                raise _broken_json(path, line, problem) from problem
             line += buffer.count("\n", 0, end)
             buffer, chunk, wants_item = buffer[end:], _CHUNK, False
             yield item
 
 
 def _text_lines(stream: BinaryIO, path: Path) -> Iterator[str]:
-    for number, line in enumerate(stream):
+    for number, line in enumerate(_lines(stream)):
+        if line is None:
+            raise DataError(f"{path}: line {number + 1} has more than {MAX_ROW >> 20} MiB.")
         yield line.decode("utf-8-sig" if number == 0 else "utf-8")
 
 
 def _csv_rows(stream: BinaryIO, path: Path) -> Iterator[Row]:
-    csv.field_size_limit(1 << 30)  # answers are longer than the default of 128 KiB
+    csv.field_size_limit(MAX_ROW)  # answers are longer than the default of 128 KiB
     reader = csv.DictReader(_text_lines(stream, path), restkey="", restval=None, strict=True)
+    names = list(reader.fieldnames or ())
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        raise DataError(f"{path}: the header names a column twice: {readable(', '.join(repeated))}. Rename one.")
     for cells in reader:
         number = reader.line_num
         if "" in cells and isinstance(cells[""], list):

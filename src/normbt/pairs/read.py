@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from normbt.errors import DataError
 from normbt.pairs.check import RATED_COLUMNS, Malformed, Pair, check_rows
 from normbt.pairs.files import Row
-from normbt.pairs.report import DataReport, LiveReport, Tally
+from normbt.pairs.report import DataReport, LiveReport, Tally, readable
 from normbt.pairs.shape import Shape, Survey, columns_of, common_shape
 from normbt.pairs.sources import DatasetSource, Source, distinct_stems, open_source
 
@@ -90,7 +90,7 @@ def _require_columns(source: Source) -> None:
     if columns is not None and all(name in columns for name in RATED_COLUMNS):
         return
     if columns is not None and (missing := [name for name in ("chosen", "rejected") if name not in columns]):
-        found = ", ".join(columns) or "none"
+        found = readable(", ".join(columns)) or "none"
         raise DataError(f"{source.label}: no column {' and no column '.join(missing)}. Columns found: {found}.")
 
 

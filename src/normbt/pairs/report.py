@@ -8,6 +8,17 @@ from typing import Any
 REASONS_KEPT = 5
 
 
+def readable(text: str, limit: int = 300) -> str:
+    r"""Text from a data file as part of a message: at most ``limit`` characters, and nothing a terminal would obey.
+
+    Example:
+        >>> readable("role \x1b[2J", limit=9)
+        'role \\x1b…'
+    """
+    escaped = "".join(char if char.isprintable() else repr(char)[1:-1] for char in text[: limit + 1])
+    return escaped if len(text) <= limit and len(escaped) <= limit else escaped[:limit] + "…"
+
+
 @dataclass(frozen=True)
 class DataReport:
     """How many rows were read and what became of each: ``read = kept + malformed + tied + empty +
@@ -141,7 +152,7 @@ class Tally:
         """Count a malformed row and keep its reason if it is among the first five."""
         self.counts["malformed"] += 1
         if len(self.reasons) < REASONS_KEPT:
-            self.reasons.append((number, reason))
+            self.reasons.append((number, readable(reason)))
 
     def report(self) -> DataReport:
         """The counts so far."""

@@ -83,7 +83,7 @@ class Survey:
             if name not in PAIR_COLUMNS:
                 kinds = self.further.setdefault(name, set())
                 if value is not None:
-                    kinds.add(type(value))
+                    kinds.add(_kind(value))
         self._add_id(pair)
 
     def _add_id(self, pair: Pair) -> None:
@@ -106,6 +106,11 @@ class Survey:
                     f'{self.source}: {count:,} of {self.pairs:,} pairs have "{name}" and the others do not (the first '
                     f"without is row {self.first_without[name]}). Give it to all pairs or to none."
                 )
+
+
+def _kind(value: Any) -> type:
+    """Type of a value as far as its column goes; a whole number beyond 64 bits can only be kept as text."""
+    return str if isinstance(value, int) and not -(2**63) <= value < 2**63 else type(value)
 
 
 def common_shape(surveys: Sequence[Survey], *, conversational: bool = False) -> Shape:
