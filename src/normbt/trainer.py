@@ -117,6 +117,9 @@ class NormBTTrainer(RewardTrainer):
         if len(tokenizer) > self.model.get_input_embeddings().num_embeddings:
             logger.warning("The embedding was resized to the tokenizer's %d tokens.", len(tokenizer))
             self.model.resize_token_embeddings(len(tokenizer))
+        exported: Any = unwrap(self.model)
+        if exported.config.problem_type is None:
+            exported.config.problem_type = "regression"  # else `pipeline` and vLLM put a sigmoid on the reward
         self._capture = HeadCapture(self.model)
         if is_attached(self._capture.head):
             raise ConfigError(

@@ -20,6 +20,7 @@ from normbt.cli.report import report
 from normbt.cli.score import score
 from normbt.cli.terminal import is_main_process, messages, output
 from normbt.cli.train import TRAIN_SETTINGS, train
+from normbt.cli.verify_server import verify_server
 from normbt.errors import NormbtError
 
 USER_MISTAKE = 2
@@ -111,4 +112,5 @@ app.command()(score)
 app.command()(diagnose)
 app.command()(report)
 app.command()(demo)
+app.command(name="verify-server")(verify_server)
 app.command()(doctor)

@@ -88,6 +88,7 @@ from normbt.results.scoring import (
     ScoringCounts,
     ScoringSummary,
 )
+from normbt.results.serving import EXPECTED_FILE, ExpectedScore, ExpectedScores, read_expected_scores
 
 __all__ = [
     "BEST_OF_N_FILE",
@@ -98,6 +99,7 @@ __all__ = [
     "CURVES_FILE",
     "DATA_REPORT_FILE",
     "DETERMINISM_FILE",
+    "EXPECTED_FILE",
     "LEADERBOARD_FILE",
     "LONGEST",
     "NORMALISATION_FILE",
@@ -125,6 +127,8 @@ __all__ = [
     "EvaluationPair",
     "EvaluationPrompt",
     "EvaluationSummary",
+    "ExpectedScore",
+    "ExpectedScores",
     "GradientMethod",
     "InferenceSettings",
     "LeaderboardMetadata",
@@ -151,6 +155,7 @@ __all__ = [
     "read_best_of_n",
     "read_diagnosis",
     "read_evaluation",
+    "read_expected_scores",
     "read_json",
     "read_jsonl",
     "read_records",
