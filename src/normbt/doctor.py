@@ -137,7 +137,7 @@ def missing_extras() -> Iterator[MissingExtra]:
         if found and found[1] != "normbt":
             wanted.setdefault(found[2], []).append(found[1])
     for extra, purpose in EXTRAS.items():
-        missing = tuple(package for package in wanted[extra] if _version(package) is None)
+        missing = tuple(package for package in wanted.get(extra, ()) if _version(package) is None)
         if missing:
             yield MissingExtra(extra, purpose, missing)
 
