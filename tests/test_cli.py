@@ -1,5 +1,6 @@
 """The command line: what it accepts, what it refuses, and in which words."""
 
+import errno
 import re
 from pathlib import Path
 
@@ -202,6 +203,30 @@ def test_a_bug_shows_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("normbt.arguments.parse_train_arguments", broken)
     with pytest.raises(KeyError, match="a bug"):
         cli.main(["train"])
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        (
+            OSError(errno.ENOSPC, "No space left on device", "/cache/pairs.arrow"),
+            "left on device (/cache/pairs.arrow)",
+        ),
+        (PermissionError(errno.EACCES, "Permission denied", "pairs.jsonl"), "Permission denied (pairs.jsonl)"),
+        (MemoryError(), "the memory of the machine is used up"),
+    ],
+)
+def test_a_fault_of_the_machine_is_one_message_and_status_2(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], fault: Exception, message: str
+) -> None:
+    def failing(argv: list[str]) -> None:
+        raise fault
+
+    monkeypatch.setattr("normbt.arguments.parse_train_arguments", failing)
+    assert cli.main(["train"]) == 2
+    printed = capsys.readouterr().err
+    assert message in printed
+    assert "Traceback" not in printed
 
 
 # --- help -------------------------------------------------------------------------------------------------------------

@@ -44,8 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the arguments after the program's name; None takes the process's own.
 
     Returns:
-        The exit status: 0, or 2 for a user's mistake, which has been printed in one message. Anything else that goes
-        wrong is a bug and raises.
+        The exit status: 0, or 2 for a user's mistake, or for a machine without space or memory, which has been printed
+        in one message. Anything else that goes wrong is a bug and raises.
     """
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     if is_main_process():
@@ -58,6 +58,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _refuse(f"{getattr(error, 'format_message', error.__str__)()} See `normbt --help`.")
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
+    except (OSError, MemoryError, RuntimeError) as error:
+        from normbt.faults import disk_fault, memory_fault
+
+        cause = disk_fault(error) or memory_fault(error)
+        if cause is None:
+            raise
+        return _refuse(f"{cause}. Free some space or memory, or choose another folder or a smaller batch.")
     return result if isinstance(result, int) else 0
 
 
