@@ -35,5 +35,7 @@ def test_a_formula_becomes_mathml() -> None:
 def test_the_reference_has_every_public_module() -> None:
     modules = {f"normbt.{module}" for module in normbt._MODULE_OF_NAME.values()}
     shown = re.findall(r"^::: (\S+)$", (DOCS / "reference.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
-    assert modules <= set(shown)
+    # A folder counts as one module: its page shows what it hands out.
+    missing = {module for module in modules if not any(f"{module}.".startswith(f"{page}.") for page in shown)}
+    assert missing == set()
     assert "normbt.errors" in shown
