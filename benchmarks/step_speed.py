@@ -25,13 +25,15 @@ time (those of the wall clock are printed beside); on CUDA of the wall clock.
 
 What is printed for each. `unique tok/s`: tokens when a common prefix counts once and padding not at all. `efficiency`:
 these over the tokens the model was run on. `work`: floating-point work done (padding, prompts twice, whole squares
-under dense masks, forwards run again) over that of the unique tokens; no layout can be faster than this says, only
-nearer to the limit. `of limit`: time that the floating-point work of the unique tokens (forward and backward, nothing
-computed twice) would take at the rate of a large matrix product measured in the same rounds, over the time taken. `peak
-memory`: of a process that trains this contestant alone, resident on the CPU (Linux only), allocated on CUDA.
+under dense masks, forwards run again) over that of all layers on the unique tokens; it is below 1 where the last layer
+runs at the pooled tokens alone. No step can be faster than this says, only nearer to the limit. `of limit`: time that
+the floating-point work of all layers on the unique tokens (forward and backward, nothing computed twice) would take at
+the rate of a large matrix product measured in the same rounds, over the time taken. `peak memory`: of a process that
+trains this contestant alone, resident on the CPU (Linux only), allocated on CUDA.
 """
 
 import argparse
+import dataclasses
 import math
 import platform
 import statistics
@@ -96,16 +98,31 @@ class WorkCounter:
     def __init__(self, model: torch.nn.Module) -> None:
         self.tokens = self.flops = 0
         self._shape = decoder_shape(model)
-        model.register_forward_pre_hook(self._count, with_kwargs=True)
+        self._in_forward = False  # a checkpointed layer runs again in the backward
+        model.register_forward_pre_hook(self._enter, with_kwargs=True)
+        model.register_forward_hook(self._leave)
+        for name, module in model.named_modules():
+            if isinstance(module, torch.nn.Linear) and any(part.isdigit() for part in name.split(".")):
+                module.register_forward_pre_hook(self._count_linear)
 
-    def _count(self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _enter(self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._in_forward = True
         self.tokens += kwargs["input_ids"].numel()
+        shape = self._shape
         if "pair_layout" in kwargs:
-            self.flops += sum(pair_flops(self._shape, *pair) for pair in kwargs["pair_layout"].pairs)
+            # The last layer's attention is asked by two tokens of a pair.
+            shape = dataclasses.replace(shape, matmul_parameters=0, layers=shape.layers - 1)
+            self.flops += sum(pair_flops(shape, *pair) for pair in kwargs["pair_layout"].pairs)
         else:
             rows, tokens = kwargs["input_ids"].shape
-            attention = 12 * self._shape.layers * self._shape.attention_width * tokens**2  # a dense mask: the square
-            self.flops += rows * (6 * self._shape.matmul_parameters * tokens + attention)
+            self.flops += 12 * shape.layers * shape.attention_width * rows * tokens**2  # a dense mask: the square
+
+    def _leave(self, *args: Any) -> None:
+        self._in_forward = False
+
+    def _count_linear(self, module: torch.nn.Module, args: tuple[Any, ...]) -> None:
+        if self._in_forward:
+            self.flops += 6 * module.weight.numel() * args[0].numel() // args[0].shape[-1]
 
 
 class Contestant(TrainerCallback):
