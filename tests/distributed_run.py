@@ -12,6 +12,7 @@ import torch
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
 from torch.distributed.tensor import DTensor
+from transformers import TrainerCallback
 
 from normbt import attach, bt_loss
 from normbt.config import NormBTConfig
@@ -68,6 +69,29 @@ def train_attached(folder: Path) -> None:
         (folder / "attached.json").write_text(json.dumps(log))
 
 
+COLLECTIVES = ("all_reduce", "all_gather", "all_gather_into_tensor", "all_gather_object", "broadcast", "barrier")
+
+
+class CountCollectives(TrainerCallback):
+    """How many collectives were called before each step; those that DDP calls for gradients are not Python's."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.before_steps: list[int] = []
+        for name in COLLECTIVES:
+            setattr(torch.distributed, name, self.counted(getattr(torch.distributed, name)))
+
+    def counted(self, collective):
+        def call(*args, **kwargs):
+            self.calls += 1
+            return collective(*args, **kwargs)
+
+        return call
+
+    def on_step_begin(self, *args, **kwargs) -> None:
+        self.before_steps.append(self.calls)
+
+
 def main(runs: dict[str, dict], folder: Path) -> None:
     for name, changes in runs.items():
         pairs, poisoned = changes.pop("pairs"), changes.pop("poisoned", False)
@@ -79,6 +103,8 @@ def main(runs: dict[str, dict], folder: Path) -> None:
             eval_dataset={"held-out": word_pairs(7, seed=5)},
             processing_class=word_tokenizer(),
         )
+        counter = CountCollectives()
+        trainer.add_callback(counter)
         trainer.train(resume_from_checkpoint=resume)
         metrics = trainer.evaluate()
         parameters, sharded = whole_parameters(trainer.model)
@@ -89,7 +115,7 @@ def main(runs: dict[str, dict], folder: Path) -> None:
             metrics = {key: value for key, value in metrics.items() if "held-out" in key and "per_second" not in key}
             metrics = {key: value for key, value in metrics.items() if "runtime" not in key and "prep" not in key}
             torch.save(parameters, folder / f"{name}.pt")
-            result = {"log": log, "metrics": metrics, "sharded": sharded}
+            result = {"log": log, "metrics": metrics, "sharded": sharded, "collectives": counter.before_steps}
             (folder / f"{name}.json").write_text(json.dumps(result))
     if "ACCELERATE_USE_FSDP" not in os.environ:
         train_attached(folder)

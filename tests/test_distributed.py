@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ RUNS = {
     # One pair is NaN, in one of the processes: all of them must leave that step out.
     "poisoned": {"batching": "padded", "poisoned": True, "on_nonfinite": "skip"},
 }
+QUIET = {"quiet": {"batching": "packed", "logging_steps": 100}}
 
 
 SHARDED = {
@@ -51,7 +53,7 @@ def run_processes(count: int, runs: dict[str, dict], folder: Path, **variables: 
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory):
-    return {count: run_processes(count, RUNS, tmp_path_factory.mktemp(f"processes-{count}")) for count in SIZES}
+    return {count: run_processes(count, RUNS | QUIET, tmp_path_factory.mktemp(f"processes-{count}")) for count in SIZES}
 
 
 def assert_same_run(one: Path, other: Path, steps: int = 3) -> None:
@@ -104,3 +106,10 @@ def test_a_checkpoint_of_n_processes_resumes_on_m(outcomes, tmp_path, wrote, res
     run = {"resumed": RUNS["padded"] | {"resume": str(checkpoint)}}
     run_processes(resumes, run, tmp_path)
     assert_same_run(outcomes[1] / "padded", tmp_path / "resumed", steps=2)
+
+
+@pytest.mark.slow
+def test_a_step_between_logs_sums_over_processes_once(outcomes):
+    collectives = json.loads((outcomes[2] / "quiet.json").read_text())["collectives"]
+    assert len(collectives) == 3
+    assert [after - before for before, after in pairwise(collectives)] == [1, 1]

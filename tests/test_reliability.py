@@ -314,6 +314,17 @@ def test_evaluation_counts_what_is_not_finite_as_wrong(tmp_path, tokenizer, capl
     assert metrics["eval_accuracy"] == pytest.approx(right / 8)
 
 
+READS = (
+    torch.ops.aten._local_scalar_dense.default,
+    torch.ops.aten.equal.default,
+    # The size of their result is a number that the host has to read.
+    torch.ops.aten.nonzero.default,
+    torch.ops.aten.masked_select.default,
+    torch.ops.aten._unique2.default,
+    torch.ops.aten.repeat_interleave.Tensor,
+)
+
+
 class _HostReads(TorchDispatchMode):
     """Counts how often a number is read from the device."""
 
@@ -322,7 +333,9 @@ class _HostReads(TorchDispatchMode):
         self.count = 0
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        self.count += function is torch.ops.aten._local_scalar_dense.default
+        self.count += function in READS
+        if function in (torch.ops.aten.index.Tensor, torch.ops.aten.index_put_.default):
+            self.count += any(index is not None and index.dtype == torch.bool for index in args[1])
         return function(*args, **(kwargs or {}))
 
 

@@ -120,6 +120,28 @@ def test_answers_to_one_prompt_share_it():
     assert packed.rewards[12] == packed.rewards[0]
 
 
+def test_three_by_three_pairs_of_a_prompt_take_less_than_a_third_of_their_tokens():
+    """As in RM-Bench: three chosen answers, each against three rejected ones. 18 sequences, 6 of them distinct."""
+    model, generator = tiny_model(), torch.Generator().manual_seed(0)
+    sequences = []
+    for _ in range(2):
+        prompt = torch.randint(5, VOCABULARY, (20,), generator=generator).tolist()
+        answers = torch.randint(5, VOCABULARY, (6, 10), generator=generator).tolist()
+        sequences.append([[BOS, *prompt, *answer] for answer in answers])
+    pairs = [(better, worse) for six in sequences for better in six[:3] for worse in six[3:]]
+    chosen, rejected = zip(*pairs, strict=True)
+
+    rows = []
+    model.model.register_forward_pre_hook(lambda module, args: rows.append(args[0].numel()))
+    scores = score_pairs(model, chosen, rejected, batch_tokens=10_000)
+    asked, distinct = 2 * 18 * 31, 2 * 6 * 31
+    assert asked == 3 * distinct
+    # Two answers of a couple also share the prompt, so that the six take less than six times their length.
+    assert rows[-1] <= 2 * 3 * (21 + 10 + 10) < distinct
+    rewards, _ = one_by_one(model, [*chosen, *rejected])
+    np.testing.assert_allclose(np.concatenate([scores.chosen, scores.rejected]), rewards, atol=1e-5)
+
+
 def test_an_odd_sequence_is_scored_too():
     model, rows = tiny_model(), random_rows((9, 5, 7))
     packed, padded = score(model, rows), score(model, rows, pack=False)

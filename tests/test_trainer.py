@@ -332,6 +332,40 @@ def test_each_evaluation_set_has_its_own_exact_metrics(tmp_path, tokenizer):
         assert metrics[f"eval_{name}_loss"] == pytest.approx(sum(losses) / len(losses), rel=1e-5)
 
 
+def test_evaluation_is_packed_and_gives_the_numbers_of_padding(tmp_path, tokenizer):
+    """Alone, where the packed layout is proven first, and within a run; 11 pairs leave an uneven last batch."""
+    changes = {"per_device_eval_batch_size": 4, "eval_strategy": "steps", "eval_steps": 2, "max_steps": 2}
+    found, forwarded = {}, {}
+    for batching in ("packed", "packed-unshared", "padded"):
+        trainer = NormBTTrainer(
+            tiny_model("llama"),
+            NormBTConfig(**settings(tmp_path / batching, batching=batching, **changes)),
+            train_dataset=word_pairs(8),
+            eval_dataset=word_pairs(11, seed=1, margin=True),
+            processing_class=tokenizer,
+        )
+        tokens = []
+        before = trainer.evaluate()
+        hook = trainer.model.register_forward_pre_hook(
+            lambda _, args, kwargs, tokens=tokens: tokens.append(kwargs["input_ids"].numel()), with_kwargs=True
+        )
+        alone = trainer.predict(trainer.eval_dataset)
+        forwarded[batching] = sum(tokens[-3:])  # the batches; before them the layout was checked
+        hook.remove()
+        trainer.train()
+        within = [entry for entry in trainer.state.log_history if "eval_loss" in entry][-1]
+        assert trainer.model.config._attn_implementation == "sdpa"
+        metrics = [
+            {k: v for k, v in each.items() if "_time" not in k and "runtime" not in k and "per_" not in k}
+            for each in (before, within)
+        ]
+        found[batching] = (*metrics, alone.metrics["test_accuracy"], alone.predictions)
+    for batching in ("packed", "packed-unshared"):
+        for number, (ours, theirs) in enumerate(zip(found[batching], found["padded"], strict=True)):
+            assert ours == pytest.approx(theirs, rel=1e-5, abs=1e-6), (batching, number)
+    assert forwarded["packed"] < forwarded["packed-unshared"] < forwarded["padded"]
+
+
 def test_a_stream_trains_packed_and_its_rows_are_counted_once(tmp_path, tokenizer):
     stream = word_pairs(16).to_iterable_dataset()
     trainer = train(tmp_path, tokenizer, stream, max_steps=4, dataloader_num_workers=0)

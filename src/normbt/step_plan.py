@@ -61,18 +61,22 @@ class StepPlan:
             size = self.pairs_per_micro_batch * ranks
             draws = [range(start, min(start + size, len(examples))) for start in range(0, len(examples), size)]
             shares = [draw[len(draw) * rank // ranks : len(draw) * (rank + 1) // ranks] for draw in draws]
-            layout = self.padded
         else:
             share = self.batching == "packed"
             sizes = [_sizes(example, share) for example in examples]
             costs = [float(pair_flops(self.shape, *size)) for size in sizes]
             tokens = [sum(size) for size in sizes]
             shares = plan_step(tokens, costs, token_budget=self.token_budget, ranks=ranks)[rank]
-            layout = partial(lay_out, layout=partial(build_packed, share=share))
         return [
-            layout([examples[i] for i in indices]) if indices else layout(examples[:1]).uncounted()
+            self.together([examples[i] for i in indices]) if indices else self.together(examples[:1]).uncounted()
             for indices in shares
         ]
+
+    def together(self, examples: Sequence[Mapping[str, Any]]) -> MicroBatch:
+        """One micro-batch of all the examples, in the plan's layout; a packed row never has more tokens than padded."""
+        if self.batching == "padded":
+            return self.padded(examples)
+        return lay_out(examples, partial(build_packed, share=self.batching == "packed"))
 
     def padded(self, examples: Sequence[Mapping[str, Any]]) -> MicroBatch:
         """One padded micro-batch of the examples, which every model can read."""

@@ -127,6 +127,7 @@ class NormBTTrainer(RewardTrainer):
             )
         check_head_is_trained(self.model, self._capture)
         self.step_plan = self._make_step_plan()
+        self._reads_packed_rows = False
         self._forward_options = _forward_options(self.model)
         self._objective = Objective(**{name: getattr(args, name) for name in Objective.__dataclass_fields__})
         self._ema = EmaState() if args.mu_init is None else EmaState(args.mu_init, 1)
@@ -183,11 +184,7 @@ class NormBTTrainer(RewardTrainer):
         ``resume_from_checkpoint=True`` takes the last *complete* checkpoint of ``output_dir``.
         """
         checkpoint = self._checkpoint_to_resume(resume_from_checkpoint)
-        with contextlib.ExitStack() as stack:
-            if self.step_plan.batching != "padded":
-                self._fall_back_unless_exact()
-            if self.step_plan.batching != "padded":
-                stack.enter_context(pair_attention(self.model, pooled_only=True))
+        with self._reading_packed_rows():
             try:
                 return super().train(checkpoint, *args, **kwargs)
             except (RuntimeError, MemoryError) as error:
@@ -218,6 +215,23 @@ class NormBTTrainer(RewardTrainer):
             self.model.enable_input_require_grads()
         (logger.info if plan.batching == self.args.batching else logger.warning)("%s.", plan.reason)
         return plan
+
+    @contextlib.contextmanager
+    def _reading_packed_rows(self) -> Iterator[None]:
+        """Make the model read packed rows, once it is shown that they are exact for it; nests, as evaluations do."""
+        if self._reads_packed_rows or self.step_plan.batching == "padded":
+            yield
+            return
+        self._fall_back_unless_exact()
+        if self.step_plan.batching == "padded":
+            yield
+            return
+        self._reads_packed_rows = True
+        try:
+            with pair_attention(self.model, pooled_only=True):
+                yield
+        finally:
+            self._reads_packed_rows = False
 
     def _fall_back_unless_exact(self) -> None:
         """Compare a packed batch of the first pairs with their separate sequences; pad, loudly, if they differ."""
@@ -477,7 +491,8 @@ class NormBTTrainer(RewardTrainer):
         """Transformers' loop; loss and metrics are then replaced by those over all pairs of this evaluation set."""
         prefix = kwargs.get("metric_key_prefix", args[4] if len(args) > 4 else "eval")
         self._records["eval"].clear()
-        output = super().evaluation_loop(*args, **kwargs)
+        with self._reading_packed_rows():
+            output = super().evaluation_loop(*args, **kwargs)
         findings = self._gathered(self._watch["eval"].take())
         if findings:
             logger.warning("%s: %s These pairs count as wrong.", prefix, findings.describe())
@@ -490,7 +505,7 @@ class NormBTTrainer(RewardTrainer):
         self, model: nn.Module, inputs: Any, prediction_loss_only: bool, ignore_keys: list[str] | None = None
     ) -> tuple[Tensor | None, Any, Any]:
         """Loss and rewards of one evaluation batch; predictions have shape ``(pairs, 2)``, chosen first."""
-        drawn = self.step_plan.padded(inputs.examples) if isinstance(inputs, PairExamples) else from_collator(inputs)
+        drawn = self.step_plan.together(inputs.examples) if isinstance(inputs, PairExamples) else from_collator(inputs)
         batch = self._prepare_inputs(drawn)
         with torch.no_grad(), self.compute_loss_context_manager():
             loss = self.compute_loss(model, batch)
