@@ -9,8 +9,8 @@ Transformers' eager attention, which changes the order of sums and nothing else.
 
 Two things are judged, for loss and mu, as the largest difference over all steps, relative. (1) In float64, packed
 against padded: within the tolerance. Transformers computes norms and rotary embeddings in float32 in a float64 model
-too, and our distance is float32, hence not zero. (2) In float32, packed against the float64 padded run: within the tolerance, or no
-further from it than the float32 padded run is. One that fails makes the exit status 1.
+too, and our distance is float32, hence not zero. (2) In float32, packed against the float64 padded run: within the
+tolerance, or no further from it than the float32 padded run is. One that fails makes the exit status 1.
 
 Float32 runs are not judged against each other: AdamW divides a gradient by its own size, so where a gradient is nothing
 but rounding (the two answers' parts cancel), rounding becomes a whole step, in any layout. Its epsilon, 1e-8, is below

@@ -111,7 +111,8 @@ def main(runs: dict[str, dict], folder: Path) -> None:
         if trainer.is_world_process_zero():
             kept = ("loss", "mu", "distance", "accuracy", "num_tokens", "weight_q50")
             kept += ("skipped_steps", "nonfinite_pairs") if poisoned else ()
-            log = [{key: entry[key] for key in kept} for entry in trainer.state.log_history if "mu" in entry]
+            logged = [entry for entry in trainer.state.log_history if "mu" in entry and "loss" in entry]
+            log = [{key: entry[key] for key in kept} for entry in logged]
             metrics = {key: value for key, value in metrics.items() if "held-out" in key and "per_second" not in key}
             metrics = {key: value for key, value in metrics.items() if "runtime" not in key and "prep" not in key}
             torch.save(parameters, folder / f"{name}.pt")
