@@ -12,9 +12,9 @@ against padded: within the tolerance. Transformers computes norms and rotary emb
 too, and our distance is float32, hence not zero. (2) In float32, packed against the float64 padded run: within the
 tolerance, or no further from it than the float32 padded run is. One that fails makes the exit status 1.
 
-Float32 runs are not judged against each other: AdamW divides a gradient by its own size, so where a gradient is nothing
-but rounding (the two answers' parts cancel), rounding becomes a whole step, in any layout. Its epsilon, 1e-8, is below
-that rounding; with `--adam_epsilon 1e-6` the runs agree far more closely. They are printed.
+Float32 runs are not judged against each other: AdamW divides a gradient by its own size, so where a gradient is little
+but rounding, rounding becomes a whole step, in any layout. Its epsilon of 1e-8 is too small to stop that; with
+`--adam_epsilon 1e-6` the runs agree far more closely. They are printed.
 """
 
 import argparse
