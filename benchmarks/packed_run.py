@@ -129,9 +129,11 @@ def report(exact: NormBTTrainer, runs: dict[str, NormBTTrainer], tolerance: floa
             failed += [f"{name} in float64"] * (not errors["packed, float64"] <= tolerance)
             failed += [f"{name} in float32"] * (not errors["packed"] <= max(tolerance, errors["padded"]))
     print("\nLargest difference from the padded run in float32, relative, and the steps over the tolerance:")
+    others = ("packed", "padded, other sums")
+    print(f"{'':56}" + "".join(f"{run:>20}{'over':>5}" for run in others))
     for name in PRINTED:
         wanted = logged(float32["padded"], name)
-        cells = [differences(wanted, logged(float32[run], name)) for run in ("packed", "padded, other sums")]
+        cells = [differences(wanted, logged(float32[run], name)) for run in others]
         listed = "".join(f"{max(each):20.1e}{sum(not one <= tolerance for one in each):5}" for each in cells)
         print(f"{name:56}{listed}")
     verdict = f"too far: {', '.join(failed)}" if failed else "within"
