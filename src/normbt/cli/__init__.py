@@ -17,6 +17,7 @@ from normbt.cli.diagnose import diagnose
 from normbt.cli.doctor import doctor
 from normbt.cli.evaluate import evaluate
 from normbt.cli.report import report
+from normbt.cli.experiment import experiment
 from normbt.cli.score import score
 from normbt.cli.terminal import is_main_process, messages, output
 from normbt.cli.train import TRAIN_SETTINGS, train
@@ -118,6 +119,7 @@ app.command("best-of-n")(best_of_n)
 app.command()(score)
 app.command()(diagnose)
 app.command()(report)
+app.command()(experiment)
 app.command()(demo)
 app.command(name="verify-server")(verify_server)
 app.command()(doctor)

@@ -1,0 +1,344 @@
+"""The job: train every model of a recipe that is missing, choose learning rates, evaluate, compare."""
+
+import dataclasses
+import fcntl
+import gc
+import logging
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from normbt.arguments import TrainArguments, parse_train_arguments
+from normbt.compare import compare
+from normbt.completeness import last_complete
+from normbt.errors import ConfigError, StateError
+from normbt.evaluate import evaluate
+from normbt.experiment.cells import (
+    SETTINGS_FILE,
+    Cell,
+    cell_settings,
+    final_cells,
+    read_cell,
+    search_cells,
+    write_settings,
+)
+from normbt.experiment.recipe import HELD_OUT, Recipe, SuiteRun, primary_of
+from normbt.experiment.training_sets import PreparedSet, prepare_set
+from normbt.launch import launch, needs_launcher
+from normbt.results import (
+    CELL_FILE,
+    EXPERIMENT_FILE,
+    SCHEMA_VERSION,
+    SUMMARY_FILE,
+    CellRecord,
+    EvaluationSummary,
+    ExperimentCell,
+    ExperimentComparison,
+    ExperimentSummary,
+    RateSearch,
+    provenance,
+    read_evaluation,
+    write_json,
+)
+from normbt.train import run_training
+
+logger = logging.getLogger(__name__)
+
+HEADLINE = "headline"
+"""Name of a suite's main number among its scores."""
+VALIDATION = "validation"
+"""Folder of a run's evaluation on the validation pairs."""
+
+
+def run_experiment(
+    recipe: Recipe,
+    output_dir: str | Path,
+    *,
+    only: Sequence[str] = (),
+    tell: Callable[[str], None] = logger.info,
+) -> ExperimentSummary:
+    """Train, evaluate and compare what a recipe asks for; what is there already is kept.
+
+    Every run has a folder. Its training is complete where there is a ``cell.json``, an evaluation where there is a
+    ``summary.json``; both are written last. An experiment that was killed, or whose recipe got more seeds, methods or
+    suites, is continued by the same call: complete runs are read, one that stopped in the middle goes on from its last
+    checkpoint, or starts again where it has none.
+
+    Args:
+        recipe: what to run.
+        output_dir: folder of the experiment.
+        only: patterns of runs to do now, as in ``fnmatch``: ``TRAINING_SET/METHOD/seed-N``. Empty for all. What is
+            left to do is named in the summary.
+        tell: told, for people, what is done.
+
+    Returns:
+        The summary, as written to ``experiment.json``.
+
+    Raises:
+        ConfigError: a setting is refused by `normbt train`, or a pattern matches nothing; nothing was trained then.
+        StateError: the folder holds runs of other settings or pairs, or another process works in it.
+    """
+    folder = Path(output_dir)
+    with _alone_in(folder):
+        sets = {name: prepare_set(one, folder / "data" / name) for name, one in recipe.training_sets.items()}
+        experiment = _Experiment(recipe, folder, sets, tell)
+        searched, wanted = list(search_cells(recipe)), _matching(recipe, only)
+        experiment.check([*searched, *final_cells(recipe, {})])
+        for number, cell in enumerate(cells := [cell for cell in searched if wanted(cell)], start=1):
+            experiment.train(cell, f"search {number} of {len(cells)}")
+            experiment.validate(cell)
+        search = experiment.choose(searched)
+        chosen = {(one["training_set"], one["method"]): one["chosen"] for one in search}
+        final = [cell for cell in final_cells(recipe, chosen) if cell.learning_rate or not recipe.learning_rates]
+        for number, cell in enumerate(cells := [cell for cell in final if wanted(cell)], start=1):
+            experiment.train(cell, f"run {number} of {len(cells)}")
+            experiment.evaluate(cell)
+        summary = experiment.summarise(search, final)
+        write_json(folder / EXPERIMENT_FILE, summary)
+    return summary
+
+
+@dataclass(frozen=True)
+class _Experiment:
+    """A recipe with its folder and its pairs."""
+
+    recipe: Recipe
+    folder: Path
+    sets: Mapping[str, PreparedSet]
+    tell: Callable[[str], None]
+
+    def check(self, cells: Iterable[Cell]) -> None:
+        """Have `normbt train` read the settings of every run before the first one starts."""
+        problems: dict[str, str] = {}
+        for cell in cells:
+            self._record(cell)
+            try:
+                self._arguments(cell)
+            except ConfigError as error:
+                problems.setdefault(str(error), str(cell.folder))
+        if problems:
+            raise ConfigError("\n".join(f"{where}: {problem}" for problem, where in problems.items()))
+
+    def train(self, cell: Cell, place: str) -> None:
+        """Train one model, unless it is there."""
+        record = self._record(cell)
+        if record is not None and (self._has_weights(cell) or self._is_evaluated(cell)):
+            return
+        checkpoint = last_complete(self.folder / cell.folder / "model")
+        continuing = [] if checkpoint is None else ["--resume_from_checkpoint", str(checkpoint)]
+        arguments = self._arguments(cell, *continuing)
+        self.tell(f"{place}: {_name(cell)}" + (f", continued from {checkpoint.name}" if checkpoint else ""))
+        started = time.perf_counter()
+        _train(arguments, _name(cell))
+        write_json(
+            self.folder / cell.folder / CELL_FILE,
+            CellRecord(
+                schema_version=SCHEMA_VERSION,
+                kind="cell",
+                training_set=cell.training_set,
+                method=cell.method,
+                learning_rate=cell.learning_rate,
+                seed=cell.seed,
+                settings=self._settings(cell),
+                seconds=time.perf_counter() - started,
+                provenance=provenance(
+                    config=self._settings(cell), seed=cell.seed, data=[self.sets[cell.training_set].record["source"]]
+                ),
+            ),
+        )
+
+    def validate(self, cell: Cell) -> EvaluationSummary:
+        """Accuracy on the validation pairs of the training set."""
+        return self._evaluate(cell, VALIDATION, SuiteRun("pairs"), share="validation")
+
+    def choose(self, cells: Sequence[Cell]) -> list[RateSearch]:
+        """The best learning rate of each method whose search is complete, by mean validation accuracy."""
+        by_method: dict[tuple[str, str], dict[float, list[float | None]]] = {}
+        for cell in cells:
+            accuracies = by_method.setdefault((cell.training_set, cell.method), {})
+            done = self._summary_file(cell, VALIDATION).exists()
+            accuracy = self.validate(cell)["score"]["value"] if done else None
+            accuracies.setdefault(cell.learning_rate or 0.0, []).append(accuracy)
+        found = []
+        for (training_set, method), accuracies in by_method.items():
+            if any(None in values for values in accuracies.values()):
+                continue
+            means = {rate: float(np.mean([v for v in values if v is not None])) for rate, values in accuracies.items()}
+            chosen = max(means, key=lambda rate: (means[rate], -rate))  # of equal ones the smallest
+            by_rate = {f"{rate:g}": mean for rate, mean in means.items()}
+            listed = ", ".join(f"{rate}: {100 * mean:.1f} %" for rate, mean in by_rate.items())
+            self.tell(f"{training_set}/{method}: learning rate {chosen:g}; accuracies on validation pairs {listed}")
+            found.append(RateSearch(training_set=training_set, method=method, accuracies=by_rate, chosen=chosen))
+        return found
+
+    def evaluate(self, cell: Cell) -> None:
+        """Evaluate one model on every suite, where that is not done; then drop its weights if they are not kept."""
+        for name, suite in self.recipe.suites.items():
+            if suite.suite == HELD_OUT:
+                self._evaluate(cell, name, SuiteRun("pairs"), share="test")
+            else:
+                self._evaluate(cell, name, suite)
+        if not self.recipe.keep_models and self._has_weights(cell):
+            shutil.rmtree(self.folder / cell.folder / "model")
+            self.tell(f"{_name(cell)}: evaluated, its weights are deleted (keep_models is false)")
+
+    def summarise(self, search: list[RateSearch], final: Sequence[Cell]) -> ExperimentSummary:
+        """All that is done, and what is not."""
+        records = {cell: record for cell in final if (record := self._record(cell)) and self._is_evaluated(cell)}
+        done = {_name(cell) for cell in records}
+        return ExperimentSummary(
+            schema_version=SCHEMA_VERSION,
+            kind="experiment",
+            name=self.recipe.name,
+            recipe=self.recipe.to_dict(),
+            training_sets={name: prepared.record for name, prepared in self.sets.items()},
+            search=search,
+            cells=[self._scores(cell, record) for cell, record in records.items()],
+            missing=[name for cell in final_cells(self.recipe, {}) if (name := _name(cell)) not in done],
+            comparisons=list(self._comparisons(records)),
+            provenance=provenance(
+                config=self.recipe.to_dict(), data=[one.record["source"] for one in self.sets.values()]
+            ),
+        )
+
+    def _comparisons(self, cells: Iterable[Cell]) -> Iterator[ExperimentComparison]:
+        """Compare the methods on every suite, over the seeds that all of those begun have."""
+        for training_set in self.recipe.training_sets:
+            runs: dict[str, dict[int, Cell]] = {}
+            for cell in cells:
+                if cell.training_set == training_set:
+                    runs.setdefault(cell.method, {})[cell.seed] = cell
+            seeds = [seed for seed in self.recipe.seeds if all(seed in by_seed for by_seed in runs.values())]
+            if self.recipe.baseline not in runs or len(runs) < 2 or not seeds:
+                continue
+            for suite in self.recipe.suites:
+                folder = Path("comparisons", training_set, suite)
+                compared = compare(
+                    {
+                        method: [self._summary_file(by_seed[seed], suite).parent for seed in seeds]
+                        for method, by_seed in runs.items()
+                    },
+                    baseline=self.recipe.baseline,
+                    primary=primary_of(self.recipe, suite),
+                    output_dir=self.folder / folder,
+                )
+                yield ExperimentComparison(
+                    training_set=training_set,
+                    suite=suite,
+                    folder=str(folder),
+                    seeds=seeds,
+                    findings=compared["findings"],
+                )
+
+    def _settings(self, cell: Cell) -> dict[str, Any]:
+        return cell_settings(self.recipe, cell, self.sets[cell.training_set], self.folder)
+
+    def _record(self, cell: Cell) -> CellRecord | None:
+        return read_cell(self.folder / cell.folder, self._settings(cell))
+
+    def _arguments(self, cell: Cell, *further: str) -> TrainArguments:
+        file = self.folder / cell.folder / SETTINGS_FILE
+        write_settings(self._settings(cell), file)
+        return parse_train_arguments(["--config", str(file), *further])
+
+    def _has_weights(self, cell: Cell) -> bool:
+        return any((self.folder / cell.folder / "model").glob("*.safetensors"))
+
+    def _summary_file(self, cell: Cell, name: str) -> Path:
+        return self.folder / cell.folder / name / SUMMARY_FILE
+
+    def _is_evaluated(self, cell: Cell) -> bool:
+        return all(self._summary_file(cell, name).exists() for name in self.recipe.suites)
+
+    def _evaluate(self, cell: Cell, name: str, suite: SuiteRun, *, share: str | None = None) -> EvaluationSummary:
+        """Evaluate a model on a benchmark or on a share of its training set, or read that evaluation."""
+        folder = self._summary_file(cell, name).parent
+        settings = {**dataclasses.asdict(suite), **self.recipe.evaluation}
+        if share is not None:  # which pairs these are, set.json says; their path changes when the folder is moved
+            del settings["data"]
+        if (folder / SUMMARY_FILE).exists():
+            summary, _ = read_evaluation(folder)
+            _require_equal_settings(summary, settings, folder)
+            return summary
+        if share is not None:
+            settings["data"] = str(self.sets[cell.training_set].files[share])
+        self.tell(f"{_name(cell)}: evaluating on {name}")
+        summary = evaluate(self.folder / cell.folder / "model", output_dir=folder, **settings)
+        _free_memory()
+        return summary
+
+    def _scores(self, cell: Cell, record: CellRecord) -> ExperimentCell:
+        scores = {}
+        for name in self.recipe.suites:
+            summary, _ = read_evaluation(self._summary_file(cell, name).parent)
+            parts = summary["sections"] or summary["categories"]
+            scores[name] = {HEADLINE: summary["score"]["value"]} | {part: one["value"] for part, one in parts.items()}
+        return ExperimentCell(
+            training_set=cell.training_set,
+            method=cell.method,
+            learning_rate=cell.learning_rate,
+            seed=cell.seed,
+            folder=str(cell.folder),
+            seconds=record["seconds"],
+            scores=scores,
+        )
+
+
+def _train(arguments: TrainArguments, name: str) -> None:
+    """Train as `normbt train` does with these settings, in processes of their own where several are wanted."""
+    if needs_launcher(arguments):
+        if status := launch(arguments):
+            raise StateError(f"{name}: `normbt train` ended with status {status}. Its own message stands above.")
+    else:
+        run_training(arguments)
+    _free_memory()
+
+
+def _free_memory() -> None:
+    """Give back what the last model held, before the next one is loaded."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Keep a second process out of the folder; the lock goes with the process, however it ends."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise StateError(f"{folder}: another process runs this experiment. Wait for it, or stop it.") from error
+        yield
+
+
+def _matching(recipe: Recipe, patterns: Sequence[str]) -> Callable[[Cell], bool]:
+    """Whether a run is among those asked for; a pattern that matches none is a mistake."""
+    seeds = dict.fromkeys((*recipe.seeds, *recipe.search_seeds))
+    names = [
+        _name(Cell(one, method, seed)) for one in recipe.training_sets for method in recipe.methods for seed in seeds
+    ]
+    if unmatched := [pattern for pattern in patterns if not any(fnmatch(name, pattern) for name in names)]:
+        raise ConfigError(f"--only {', '.join(unmatched)}: matches none of the runs {', '.join(names)}.")
+    return lambda cell: not patterns or any(fnmatch(_name(cell), pattern) for pattern in patterns)
+
+
+def _name(cell: Cell) -> str:
+    return f"{cell.training_set}/{cell.method}/seed-{cell.seed}"
+
+
+def _require_equal_settings(summary: EvaluationSummary, settings: Mapping[str, Any], folder: Path) -> None:
+    found = summary["provenance"]["config"]
+    changed = [name for name, value in settings.items() if found.get(name) != value]
+    if changed:
+        values = ", ".join(f"{name} {found.get(name)!r} (now {settings[name]!r})" for name in changed)
+        raise StateError(f"{folder} was evaluated with other settings: {values}. Delete that folder to do it again.")

@@ -1,0 +1,241 @@
+"""Recipes are checked whole; a grid trains, searches on validation pairs, evaluates, and goes on where it stopped."""
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+
+from normbt.errors import ConfigError, StateError
+from normbt.experiment import read_recipe, run_experiment, shipped_recipes
+from normbt.experiment.recipe import parse_recipe
+from normbt.experiment.training_sets import SHARES, prepare_set, share_of
+
+
+def recipe_values(model: Path, pairs: Path, **changes) -> dict:
+    train = {
+        "model_name_or_path": str(model),
+        "max_steps": 2,
+        "per_device_train_batch_size": 4,
+        "logging_steps": 1,
+        "report_to": "none",
+        "bf16": False,
+        "use_cpu": True,
+        "disable_tqdm": True,
+        "save_strategy": "no",
+        "learning_rate": 1e-3,
+    }
+    values = {
+        "name": "tiny",
+        "train": train,
+        "methods": {"bt": {"weighting": "none"}, "normbt": {"weighting": "normbt"}},
+        "training_sets": {"words": {"source": str(pairs), "validation": 0.25, "test": 0.25}},
+        "seeds": [0, 1],
+        "suites": {"test": {"suite": "held-out"}},
+        "baseline": "bt",
+        "evaluation": {"resamples": 50},
+    }
+    return values | changes
+
+
+@pytest.fixture
+def many_pairs(tmp_path: Path) -> Path:
+    generator = random.Random(1)
+
+    def words(count: int) -> str:
+        return " ".join(f"w{generator.randrange(5, 64)}" for _ in range(count))
+
+    rows = [{"prompt": words(3) + " ", "chosen": words(4), "rejected": words(5)} for _ in range(40)]
+    path = tmp_path / "many.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+# --- recipes ----------------------------------------------------------------------------------------------------------
+
+
+def test_every_problem_of_a_recipe_is_named_at_once(checkpoint, many_pairs):
+    values = recipe_values(checkpoint, many_pairs, baseline="dpo", seeds=[0, 0], learning_rates=[-1], sedes=[1])
+    values["methods"]["normbt"] = {"seed": 4}
+    values["training_sets"]["words"] |= {"max_pairs": 0, "tset": 0.1}
+    values["primary"] = ["Reasoning"]
+    with pytest.raises(ConfigError) as caught:
+        parse_recipe(values, source="r.yaml")
+    message = str(caught.value)
+    for part in (
+        "baseline",
+        "seeds",
+        "learning_rates",
+        "did you mean seeds?",
+        "methods.normbt.seed",
+        "did you mean test?",
+    ):
+        assert part in message
+    assert "primary: Reasoning" in message
+    assert all(line.startswith("r.yaml: ") for line in message.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"seeds": "0"}, "seeds: wanted a list"),
+        ({"seeds": [True]}, "seeds: wanted a list"),
+        ({"methods": {}}, "methods: wanted at least one"),
+        ({"name": "../escape"}, "a folder's"),
+        ({"training_sets": {"a": {"source": "x", "built_in": 3, "test": 0.5}}}, "either `source` or `built_in`"),
+        ({"training_sets": {"a": {"source": "x", "test": "much"}}}, "wanted float"),
+        ({"training_sets": {"a": {"source": "x", "test": 0.6, "validation": 0.5}}}, "sum below 1"),
+        ({"training_sets": {"a": {"source": "x"}}}, "`test` must be a share above 0"),
+        ({"learning_rates": ["1e-5"], "training_sets": {"a": {"source": "x", "test": 0.5}}}, "take it out"),
+        ({"suites": {"rb": {"data": "x"}}}, "suite is missing"),
+    ],
+)
+def test_bad_recipes_are_refused(checkpoint, many_pairs, changes, complaint):
+    with pytest.raises(ConfigError, match=complaint):
+        parse_recipe(recipe_values(checkpoint, many_pairs, **changes))
+
+
+def test_a_missing_recipe_and_a_bad_override(tmp_path):
+    with pytest.raises(ConfigError, match="No recipe nowhere"):
+        read_recipe("nowhere")
+    file = tmp_path / "r.yaml"
+    file.write_text("name: [", encoding="utf-8")
+    with pytest.raises(ConfigError, match="line 1: not valid YAML"):
+        read_recipe(file)
+    file.write_text("name: a\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"wanted key\.key=value"):
+        read_recipe(file, overrides=["seeds"])
+
+
+def test_an_override_reaches_its_place(tmp_path, checkpoint, many_pairs):
+    file = tmp_path / "r.yaml"
+    file.write_text(json.dumps(recipe_values(checkpoint, many_pairs)), encoding="utf-8")
+    recipe = read_recipe(file, overrides=["train.max_length=7", "seeds=[3]", "methods.bt.smoothing=0.1"])
+    assert recipe.train["max_length"] == 7
+    assert recipe.seeds == (3,)
+    assert recipe.methods["bt"] == {"weighting": "none", "smoothing": 0.1}
+
+
+# --- training sets ----------------------------------------------------------------------------------------------------
+
+
+def test_shares_split_by_prompt_and_lose_nothing(tmp_path, checkpoint, many_pairs):
+    rows = [json.loads(line) for line in many_pairs.read_text().splitlines()]
+    rows += [{**row, "chosen": row["chosen"] + " w9"} for row in rows[:20]]  # a second pair for half of the prompts
+    many_pairs.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    one = parse_recipe(recipe_values(checkpoint, many_pairs)).training_sets["words"]
+    prepared = prepare_set(one, tmp_path / "set")
+    shares = {
+        share: [json.loads(line) for line in file.read_text().splitlines()] for share, file in prepared.files.items()
+    }
+    assert {share: len(rows) for share, rows in shares.items()} == prepared.record["pairs"]
+    assert sum(map(len, shares.values())) == 60
+    prompts = [{row["prompt"] for row in shares[share]} for share in SHARES]
+    assert not prompts[0] & prompts[1] | prompts[0] & prompts[2] | prompts[1] & prompts[2]
+    assert prepare_set(one, tmp_path / "set") == prepared
+
+
+def test_other_pairs_in_the_folder_are_refused(tmp_path, checkpoint, many_pairs):
+    one = parse_recipe(recipe_values(checkpoint, many_pairs)).training_sets["words"]
+    prepare_set(one, tmp_path / "set")
+    many_pairs.write_text(many_pairs.read_text() + json.dumps({"prompt": "p", "chosen": "a", "rejected": "b"}) + "\n")
+    with pytest.raises(StateError, match="describes other pairs"):
+        prepare_set(one, tmp_path / "set")
+
+
+def test_shares_are_as_large_as_asked_for():
+    shares = [share_of(f"prompt {i}", seed=0, validation=0.1, test=0.3) for i in range(4000)]
+    assert abs(shares.count("test") / 4000 - 0.3) < 0.03
+    assert abs(shares.count("validation") / 4000 - 0.1) < 0.02
+
+
+# --- the job ----------------------------------------------------------------------------------------------------------
+
+
+def scores(summary) -> list:
+    return [(cell["method"], cell["seed"], cell["learning_rate"], cell["scores"]) for cell in summary["cells"]]
+
+
+def test_a_grid_is_trained_evaluated_and_continued(tmp_path, checkpoint, many_pairs):
+    recipe = parse_recipe(recipe_values(checkpoint, many_pairs))
+    folder = tmp_path / "experiment"
+    part = run_experiment(recipe, folder, only=["words/*/seed-0"])
+    assert [(cell["method"], cell["seed"]) for cell in part["cells"]] == [("bt", 0), ("normbt", 0)]
+    assert part["missing"] == ["words/bt/seed-1", "words/normbt/seed-1"]
+
+    trained = folder / "runs" / "words" / "bt" / "seed-0" / "model" / "model.safetensors"
+    before = trained.stat().st_mtime_ns
+    told: list[str] = []
+    whole = run_experiment(recipe, folder, tell=told.append)
+    assert trained.stat().st_mtime_ns == before
+    assert not [line for line in told if "seed-0" in line]
+    assert whole["missing"] == []
+    (compared,) = whole["comparisons"]
+    assert (compared["suite"], compared["seeds"]) == ("test", [0, 1])
+    record = json.loads((folder / compared["folder"] / "comparison.json").read_text())
+    assert record["level"] == "methods"
+    assert [len(method["runs"]) for method in record["methods"]] == [2, 2]
+    assert record["methods"][0]["runs"][0]["training_seed"] == 0
+    assert scores(whole) == scores(run_experiment(recipe, tmp_path / "unbroken"))
+    assert whole["cells"][0]["scores"] != whole["cells"][2]["scores"] or whole["cells"][0]["seed"] == 0
+
+
+def test_the_learning_rate_is_chosen_on_validation_pairs(tmp_path, checkpoint, many_pairs):
+    values = recipe_values(checkpoint, many_pairs, learning_rates=[1e-6, 3e-2], seeds=[0], keep_models=False)
+    del values["train"]["learning_rate"]
+    recipe = parse_recipe(values)
+    folder = tmp_path / "experiment"
+    summary = run_experiment(recipe, folder)
+    for found in summary["search"]:
+        best = max(found["accuracies"].values())
+        assert found["accuracies"][f"{found['chosen']:g}"] == best
+        evaluated = [
+            path.parent.parent.parent.name
+            for path in folder.glob(f"runs/words/{found['method']}/*/*/test/summary.json")
+        ]
+        assert evaluated == [f"learning-rate-{found['chosen']:g}"]  # the others never saw the benchmark
+    chosen = [cell["folder"] for cell in summary["cells"]]
+    assert all(
+        (folder / one / "test" / "pairs.jsonl").exists() and not (folder / one / "model").exists() for one in chosen
+    )
+    assert scores(run_experiment(recipe, folder)) == scores(summary)  # nothing is trained again for lack of weights
+
+
+def test_runs_with_other_settings_are_refused(tmp_path, checkpoint, many_pairs):
+    values = recipe_values(checkpoint, many_pairs, seeds=[0], methods={"bt": {"weighting": "none"}})
+    run_experiment(parse_recipe(values), tmp_path)
+    values["train"] = values["train"] | {"learning_rate": 5e-4}
+    with pytest.raises(StateError, match=r"learning_rate 0\.001 \(now 0\.0005\)"):
+        run_experiment(parse_recipe(values), tmp_path)
+
+
+def test_a_run_cut_short_is_not_continued_with_other_settings(tmp_path, checkpoint, many_pairs):
+    values = recipe_values(checkpoint, many_pairs, seeds=[0], methods={"bt": {"weighting": "none"}})
+    values["train"] |= {"save_strategy": "steps", "save_steps": 1}
+    run_experiment(parse_recipe(values), tmp_path)
+    folder = tmp_path / "runs" / "words" / "bt" / "seed-0"
+    (folder / "cell.json").unlink()  # as if it had been killed between its last checkpoint and its end
+    told: list[str] = []
+    run_experiment(parse_recipe(values), tmp_path, tell=told.append)
+    assert any("continued from checkpoint-2" in line for line in told)
+    (folder / "cell.json").unlink()
+    values["train"] |= {"learning_rate": 5e-4}
+    with pytest.raises(StateError, match="learning_rate"):
+        run_experiment(parse_recipe(values), tmp_path)
+
+
+def test_settings_that_training_refuses_stop_before_the_first_run(tmp_path, checkpoint, many_pairs):
+    values = recipe_values(checkpoint, many_pairs)
+    values["methods"]["normbt"] = {"weighting": "normbt", "betta": 0.5}
+    with pytest.raises(ConfigError, match="did you mean beta"):
+        run_experiment(parse_recipe(values), tmp_path)
+    assert not list(tmp_path.glob("runs/*/*/*/model"))
+
+
+def test_a_pattern_that_matches_no_run_is_refused(tmp_path, checkpoint, many_pairs):
+    with pytest.raises(ConfigError, match="matches none of the runs words/bt/seed-0"):
+        run_experiment(parse_recipe(recipe_values(checkpoint, many_pairs)), tmp_path, only=["word/*"])
+
+
+def test_shipped_recipes_are_read():
+    assert all(read_recipe(name).name == name for name in shipped_recipes())
