@@ -3,6 +3,7 @@
 import json
 import math
 import sys
+from html import unescape
 
 import numpy as np
 import pytest
@@ -12,7 +13,8 @@ import tiny
 from normbt.demo import DEMO_FILE, compare_by_category, render_demo, run_demo
 from normbt.demo.table import findings
 from normbt.errors import ConfigError, DataError
-from normbt.report import plot_demo
+from normbt.report import plot_demo, write, write_report
+from normbt.results import read_diagnosis
 from normbt.synthetic import CATEGORIES, generate_pairs
 
 
@@ -73,6 +75,7 @@ def test_every_file_is_written(finished):
     assert json.loads((folder / DEMO_FILE).read_text()) == json.loads(json.dumps(summary))
     for method in ("bt", "normbt"):
         assert (folder / method / "evaluation" / "summary.json").is_file()
+        assert (folder / method / "diagnosis" / "summary.json").is_file()
         assert (folder / method / "model" / "model.safetensors").is_file()
         assert (folder / method / "training.jsonl").is_file()
 
@@ -119,7 +122,8 @@ def test_training_and_test_pairs_are_disjoint_and_have_no_margin(finished):
 def test_progress_reaches_the_end_of_every_stage(finished):
     _, _, told = finished
     last = {stage: (done, total) for stage, done, total in told}
-    assert list(last) == ["train bt", "evaluate bt", "train normbt", "evaluate normbt"]
+    stages = ("train", "evaluate", "diagnose")
+    assert list(last) == [f"{stage} {method}" for method in ("bt", "normbt") for stage in stages]
     assert all(done == total for done, total in last.values())
 
 
@@ -201,6 +205,40 @@ def test_the_picture_is_a_png(finished, tmp_path):
 def test_a_folder_without_a_demo_is_refused(tmp_path):
     with pytest.raises(DataError, match=r"demo\.json"):
         plot_demo(tmp_path)
+
+
+def test_each_model_is_diagnosed_on_a_sample_of_the_test_pairs(finished):
+    folder, _, _ = finished
+    ids = []
+    for method in ("bt", "normbt"):
+        summary, pairs = read_diagnosis(folder / method / "diagnosis")
+        assert (summary["sampled_pairs"], summary["total_pairs"]) == (40, 40)
+        ids.append([pair["id"] for pair in pairs])
+    assert ids[0] == ids[1]
+
+
+def test_a_second_run_in_the_same_folder_replaces_the_first(encoder, tmp_path):
+    for seed in (0, 1):
+        run_demo(tmp_path, seed=seed, train_pairs=8, test_pairs=8, encoder=encoder)
+    summary, _ = read_diagnosis(tmp_path / "bt" / "diagnosis")
+    assert summary["sampled_pairs"] == 8
+    assert json.loads((tmp_path / DEMO_FILE).read_text())["seed"] == 1
+
+
+def test_the_report_shows_both_models_in_every_part(finished, tmp_path, monkeypatch):
+    folder, summary, _ = finished
+    monkeypatch.setattr(write, "draw", lambda chart, plots: plots / f"{chart.name}.png")
+    report = write_report([folder], output_dir=tmp_path)
+    assert report.sections == {
+        "BT and NormBT on built-in pairs": 1,
+        "Who gets the gradient": 2,
+        "How well the pairs are ranked": 2,
+        "How training went": 2,
+    }
+    assert (report.pairs, report.texts) == (80, 80)
+    text = unescape(report.page.read_text())
+    total = summary["comparison"][-1]
+    assert f"NormBT ranks {100 * total['normbt']:.1f} % right and BT {100 * total['bt']:.1f} %" in text
 
 
 def test_a_missing_encoder_names_the_extra(tmp_path, monkeypatch):

@@ -27,7 +27,7 @@ def demo(
     """
     with messages.status("loading"):
         from normbt.demo import render_demo, run_demo
-    from normbt.report import plot_demo
+    from normbt.report import plot_demo, write_report
 
     with progress_bar() as bar:
         stages: dict[str, TaskID] = {}
@@ -46,6 +46,9 @@ def demo(
             encoder=encoder,
             progress=advance,
         )
-    picture = plot_demo(output_dir)
+    with messages.status("drawing the report"):
+        picture = plot_demo(output_dir)
+        report = write_report([output_dir], output_dir=output_dir / "report", title="normbt demo: BT and NormBT")
     page.print(render_demo(summary))
     output.print(f"Result files in {escape(str(output_dir))}, picture: {escape(str(picture))}")
+    output.print(f"Report, to open in a browser: {escape(str(report.page))}")

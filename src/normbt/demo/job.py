@@ -12,6 +12,7 @@ from transformers.utils import logging as transformers_logging
 
 from normbt.config import NormBTConfig
 from normbt.demo.comparison import CategoryComparison, compare_by_category
+from normbt.diagnose import diagnose
 from normbt.errors import ConfigError
 from normbt.evaluate import evaluate
 from normbt.pairs import as_conversation, read_pairs
@@ -21,6 +22,10 @@ from normbt.trainer import NormBTTrainer
 from normbt.weights import Weighting
 
 DEMO_FILE = "demo.json"
+
+DIAGNOSED_PAIRS = 240
+"""Test pairs whose gradients are measured in each model: a random sample, enough for deciles."""
+
 WEIGHTINGS: dict[str, Weighting] = {"bt": "none", "normbt": "normbt"}
 """The two methods, by the folder of their files, and the weighting that is their only difference."""
 
@@ -58,7 +63,7 @@ def run_demo(
 
     Args:
         output_dir: folder of the result files: ``demo.json``, the pairs in ``data/``, and for each method its model,
-            training log and evaluation.
+            training log, evaluation and diagnosis.
         seed: of the pairs, the head, and the order of training.
         train_pairs: number of pairs to train on, once each.
         test_pairs: number of pairs to evaluate on.
@@ -110,6 +115,19 @@ def run_demo(
             progress=lambda done, total, method=method: tell(f"evaluate {method}", done, total),
         )
         seconds[f"evaluate {method}"] = time.perf_counter() - started
+        started = time.perf_counter()
+        with _without_library_chatter():
+            diagnose(
+                trainer.model,
+                tokenizer=trainer.processing_class,
+                output_dir=folder / method / "diagnosis",
+                data=test_file,
+                max_pairs=min(DIAGNOSED_PAIRS, test_pairs),
+                seed=seed,
+                overwrite=True,
+                progress=lambda done, total, method=method: tell(f"diagnose {method}", done, total),
+            )
+        seconds[f"diagnose {method}"] = time.perf_counter() - started
 
     _, bt = read_evaluation(folder / "bt" / "evaluation")
     _, normbt = read_evaluation(folder / "normbt" / "evaluation")
