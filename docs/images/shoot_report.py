@@ -55,7 +55,7 @@ def shoot(driver: webdriver.Chrome, page: Path, folder: Path, pair: str | None) 
         lambda driver: driver.execute_script("return document.documentElement.dataset.ready === 'yes'")
     )
     driver.execute_script("document.documentElement.style.scrollBehavior = 'auto'")
-    driver.execute_script("document.querySelector('#diagnosis').scrollIntoView()")
+    driver.execute_script("document.querySelector('main section').scrollIntoView()")
     save(driver, folder / "report.png")
     driver.execute_script(
         """
