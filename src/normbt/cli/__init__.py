@@ -16,8 +16,8 @@ from normbt.cli.demo import demo
 from normbt.cli.diagnose import diagnose
 from normbt.cli.doctor import doctor
 from normbt.cli.evaluate import evaluate
-from normbt.cli.report import report
 from normbt.cli.experiment import experiment
+from normbt.cli.report import report
 from normbt.cli.score import score
 from normbt.cli.terminal import is_main_process, messages, output
 from normbt.cli.train import TRAIN_SETTINGS, train

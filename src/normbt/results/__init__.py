@@ -3,16 +3,107 @@
 ``docs/results-format.md`` describes every field declared here, and a test compares the two.
 """
 
-from normbt.results.best_of_n import (BEST_OF_N_FILE, CANDIDATES_FILE, CURVES_FILE, LONGEST, ORACLE, RANDOM, BestOfNSummary, CurvePoint, PoolCounts, RuleDifference, read_best_of_n,)
-from normbt.results.comparison import (COMPARISON_FILE, COMPARISON_LATEX, COMPARISON_MARKDOWN, ComparedMethod, ComparedRun, Comparison, ScoreDifference, SeedDifference, SeedTest,)
-from normbt.results.diagnosis import (CategoryDiagnosis, Correlation, DecileShare, DiagnosisPair, DiagnosisSummary, ErrorBin, Estimate, GradientMethod, ProductForm, ProportionalFit, QuietMistakes, SelfCheck, read_diagnosis,)
-from normbt.results.evaluation import (DETERMINISM_FILE, LEADERBOARD_FILE, PAIRS_FILE, PROMPTS_FILE, SUMMARY_FILE, Coverage, Determinism, EvaluationPair, EvaluationPrompt, EvaluationSummary, InferenceSettings, LeaderboardMetadata, RescoredAnswer, Score, read_evaluation, read_records,)
-from normbt.results.experiment import (CELL_FILE, EXPERIMENT_FILE, CellRecord, ExperimentCell, ExperimentComparison, ExperimentSummary, RateSearch, TrainingSetRecord,)
-from normbt.results.files import (SCHEMA_VERSION, Written, read_json, read_jsonl, write_json, write_jsonl, write_lines, write_text,)
-from normbt.results.origin import (DATA_REPORT_FILE, RECORDED_PACKAGES, Provenance, provenance,)
-from normbt.results.parts import (Parts, require_same_run,)
-from normbt.results.scoring import (NORMALISATION_FILE, Normalisation, NormalisationFile, RewardMoments, ScoringCounts, ScoringSummary,)
-from normbt.results.serving import (EXPECTED_FILE, ExpectedScore, ExpectedScores, read_expected_scores,)
+from normbt.results.best_of_n import (
+    BEST_OF_N_FILE,
+    CANDIDATES_FILE,
+    CURVES_FILE,
+    LONGEST,
+    ORACLE,
+    RANDOM,
+    BestOfNSummary,
+    CurvePoint,
+    PoolCounts,
+    RuleDifference,
+    read_best_of_n,
+)
+from normbt.results.comparison import (
+    COMPARISON_FILE,
+    COMPARISON_LATEX,
+    COMPARISON_MARKDOWN,
+    ComparedMethod,
+    ComparedRun,
+    Comparison,
+    ScoreDifference,
+    SeedDifference,
+    SeedTest,
+)
+from normbt.results.diagnosis import (
+    CategoryDiagnosis,
+    Correlation,
+    DecileShare,
+    DiagnosisPair,
+    DiagnosisSummary,
+    ErrorBin,
+    Estimate,
+    GradientMethod,
+    ProductForm,
+    ProportionalFit,
+    QuietMistakes,
+    SelfCheck,
+    read_diagnosis,
+)
+from normbt.results.evaluation import (
+    DETERMINISM_FILE,
+    LEADERBOARD_FILE,
+    PAIRS_FILE,
+    PROMPTS_FILE,
+    SUMMARY_FILE,
+    Coverage,
+    Determinism,
+    EvaluationPair,
+    EvaluationPrompt,
+    EvaluationSummary,
+    InferenceSettings,
+    LeaderboardMetadata,
+    RescoredAnswer,
+    Score,
+    read_evaluation,
+    read_records,
+)
+from normbt.results.experiment import (
+    CELL_FILE,
+    EXPERIMENT_FILE,
+    CellRecord,
+    ExperimentCell,
+    ExperimentComparison,
+    ExperimentSummary,
+    RateSearch,
+    TrainingSetRecord,
+)
+from normbt.results.files import (
+    SCHEMA_VERSION,
+    Written,
+    read_json,
+    read_jsonl,
+    write_json,
+    write_jsonl,
+    write_lines,
+    write_text,
+)
+from normbt.results.origin import (
+    DATA_REPORT_FILE,
+    RECORDED_PACKAGES,
+    Provenance,
+    provenance,
+)
+from normbt.results.parts import (
+    Parts,
+    require_same_run,
+)
+from normbt.results.scoring import (
+    NORMALISATION_FILE,
+    Normalisation,
+    NormalisationFile,
+    RewardMoments,
+    ScoringCounts,
+    ScoringSummary,
+)
+from normbt.results.serving import (
+    EXPECTED_FILE,
+    ExpectedScore,
+    ExpectedScores,
+    read_expected_scores,
+)
 
 __all__ = [
     "BEST_OF_N_FILE",
