@@ -2,10 +2,12 @@
 
 import json
 import random
+from html import unescape
 from pathlib import Path
 
 import pytest
 
+from normbt import cli
 from normbt.errors import ConfigError, StateError
 from normbt.experiment import read_recipe, run_experiment, shipped_recipes
 from normbt.experiment.recipe import parse_recipe
@@ -178,6 +180,20 @@ def test_a_grid_is_trained_evaluated_and_continued(tmp_path, checkpoint, many_pa
     assert record["methods"][0]["runs"][0]["training_seed"] == 0
     assert scores(whole) == scores(run_experiment(recipe, tmp_path / "unbroken"))
     assert whole["cells"][0]["scores"] != whole["cells"][2]["scores"] or whole["cells"][0]["seed"] == 0
+
+
+def test_the_command_ends_in_a_table_and_a_report(tmp_path, checkpoint, many_pairs, capsys):
+    file = tmp_path / "r.yaml"
+    file.write_text(json.dumps(recipe_values(checkpoint, many_pairs, seeds=[0])), encoding="utf-8")
+    assert cli.main(["experiment", str(file), "--output_dir", str(tmp_path / "e")]) == 0
+    printed = capsys.readouterr().out
+    assert "words: test" in printed
+    assert "normbt" in printed
+    page = (tmp_path / "e" / "report" / "report.html").read_text(encoding="utf-8")
+    summary = json.loads((tmp_path / "e" / "experiment.json").read_text(encoding="utf-8"))
+    assert all(finding in unescape(page) for finding in summary["comparisons"][0]["findings"])
+    assert "Methods over seeds" in page
+    assert sorted(path.name for path in (tmp_path / "e" / "report" / "plots").glob("*.png"))
 
 
 def test_the_learning_rate_is_chosen_on_validation_pairs(tmp_path, checkpoint, many_pairs):

@@ -35,6 +35,7 @@ def experiment(
     with messages.status("loading"):
         from normbt.experiment import read_recipe, run_experiment
         from normbt.experiment.table import render_experiment, render_plan
+        from normbt.report import write_report
 
     wanted = read_recipe(recipe, overrides=overrides or [])
     if dry_run:
@@ -43,4 +44,6 @@ def experiment(
     folder = output_dir or Path("experiments", wanted.name)
     summary = run_experiment(wanted, folder, only=only or [], tell=lambda text: output.print(escape(text)))
     page.print(render_experiment(summary))
-    output.print(f"Result files in {escape(str(folder))}")
+    with messages.status("making the report"):
+        report = write_report([folder], output_dir=folder / "report", title=wanted.name)
+    output.print(f"Result files in {escape(str(folder))}, report: {escape(str(report.page))}")

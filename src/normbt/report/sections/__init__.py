@@ -4,8 +4,8 @@ To show another kind, add a file with ``MARKS`` and ``build`` and name it here.
 """
 
 from normbt.report.section import SectionModule
-from normbt.report.sections import demo, diagnosis, evaluation, training
+from normbt.report.sections import comparison, demo, diagnosis, evaluation, experiment, training
 
-SECTIONS: list[SectionModule] = [demo, diagnosis, evaluation, training]
+SECTIONS: list[SectionModule] = [comparison, experiment, demo, diagnosis, evaluation, training]
 
 __all__ = ["SECTIONS"]
