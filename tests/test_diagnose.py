@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 from rich.console import Console
 from transformers import AutoTokenizer
 
-from normbt import cli, norm_meter
+from normbt import cli
 from normbt.diagnose import diagnose, render_diagnosis
 from normbt.diagnose import job as job_module
 from normbt.diagnose.texts import pair_texts, place_of, word_similarity
 from normbt.errors import ConfigError, DataError, ModelError, StateError
+from normbt.gradients import check as check_module
 from normbt.norm_meter import make_norm_meter
 from normbt.packing import TokenPair
 from normbt.results import PAIRS_FILE, SUMMARY_FILE, read_diagnosis, write_json
@@ -327,38 +328,32 @@ def token_pairs(count=5):
     ]
 
 
-def planted(monkeypatch, *, factor=1.0, error=None):
-    """Stand in for ghost norms: those of the exact method times a factor, or a refusal."""
-    real = norm_meter.pair_gradient_norms_by_group
-
-    def measure(model, inputs, groups, *, method):
-        if method == "ghost" and error is not None:
-            raise error
-        found = real(model, inputs, groups, method="exact")
-        return {**found, "backbone": found["backbone"] * (factor if method == "ghost" else 1.0)}
-
-    monkeypatch.setattr(norm_meter, "pair_gradient_norms_by_group", measure)
-
-
-def test_ghost_norms_are_used_where_they_agree(monkeypatch):
-    planted(monkeypatch)
-    meter = make_norm_meter(tiny_model("llama"), token_pairs(), batch_tokens=64)
+def test_ghost_norms_are_used_where_they_agree_and_equal_the_exact_ones():
+    model, pairs = tiny_model("llama"), token_pairs()
+    meter = make_norm_meter(model, pairs, batch_tokens=64)
     assert (meter.method, meter.check["passed"], meter.check["pairs"]) == ("ghost", True, 4)
-    assert meter.check["max_relative_error"] < 1e-6
+    assert meter.check["max_relative_error"] < 1e-5
+    exact = make_norm_meter(model, pairs, method="exact", batch_tokens=64)
+    np.testing.assert_allclose(meter.norms(pairs).head, exact.norms(pairs).head, rtol=1e-5)
+    np.testing.assert_allclose(meter.norms(pairs).backbone, exact.norms(pairs).backbone, rtol=1e-5)
 
 
 def test_a_wrong_formula_is_caught_and_the_slow_way_used_loudly(monkeypatch, caplog):
-    planted(monkeypatch, factor=1.001)
+    right = check_module.ghost_squares
+    monkeypatch.setattr(check_module, "ghost_squares", lambda *arguments: 1.01 * right(*arguments))
     meter = make_norm_meter(tiny_model("llama"), token_pairs(), batch_tokens=64)
     assert (meter.method, meter.check["passed"]) == ("exact", False)
-    assert meter.check["max_relative_error"] == pytest.approx(1e-3, rel=0.01)
-    assert "pair by pair, which is slower: ghost norms of 4 pairs DIFFER" in caplog.text
+    assert meter.check["max_relative_error"] > meter.check["tolerance"]
+    assert "pair by pair, which is slower: method='ghost' DIFFERS FROM one backward per pair" in caplog.text
     with pytest.raises(ModelError, match=r"method ghost is not right for this model: .*Use method auto or exact"):
         make_norm_meter(tiny_model("llama"), token_pairs(), method="ghost", batch_tokens=64)
 
 
 def test_a_refused_model_is_measured_pair_by_pair_loudly(monkeypatch, caplog):
-    planted(monkeypatch, error=ModelError("GatedThing has a parameter nobody knows."))
+    def refuse(*arguments):
+        raise ModelError("GatedThing has a parameter nobody knows.")
+
+    monkeypatch.setattr(check_module, "ghost_squares", refuse)
     meter = make_norm_meter(tiny_model("llama"), token_pairs(), batch_tokens=64)
     assert (meter.method, meter.check["passed"], meter.check["max_relative_error"]) == ("exact", False, None)
     assert "ghost norms refused: GatedThing has a parameter nobody knows" in caplog.text

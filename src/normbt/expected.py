@@ -55,7 +55,8 @@ def expected_scores(
     find_head(model)
     conversational = bool(tokenizer.chat_template)
     encoder = Encoder(tokenizer)
-    limit = min(length for length in (max_length, max_positions(unwrap(model)), 1 << 16) if length is not None)
+    longest = min(length for length in (max_length, max_positions(unwrap(model)), 1 << 16) if length is not None)
+    limit = longest - 1  # a misreading has one BOS more
     rows = [_row(encoder, *text, conversational=conversational, limit=limit) for text in TEXTS]
     readings: list[tuple[ExpectedScore, str | None, list[int]]] = []
     for row in rows:

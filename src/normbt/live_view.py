@@ -44,17 +44,16 @@ class Probe:
         pairs: the pairs, at least three.
         norm: ``"full"`` measures the gradient norm over all trained parameters; ``"head"`` over the head, where it is
             the distance.
-        low_precision: whether the model runs under 16-bit autocast.
     """
 
-    def __init__(self, model: Any, pairs: Sequence[TokenPair], *, norm: ProbeNorm, low_precision: bool = False) -> None:
+    def __init__(self, model: Any, pairs: Sequence[TokenPair], *, norm: ProbeNorm) -> None:
         self._model = model
         self._pairs = pairs
         self._meter: NormMeter | None = None
         if norm == "full":
             longest = max(len(pair.chosen_ids) + len(pair.rejected_ids) for pair in pairs)
             tokens = default_batch_tokens(model, longest)
-            self._meter = make_norm_meter(model, pairs, batch_tokens=tokens, low_precision=low_precision)
+            self._meter = make_norm_meter(model, pairs, batch_tokens=tokens)
 
     def measure(self, weigh: Callable[[Tensor, Tensor], Tensor] | None = None) -> dict[str, float]:
         """The metrics, by name.
@@ -142,10 +141,10 @@ def make_live_view(trainer: Any) -> LiveView:
         return run_weights(distance, args.weighting, mu=mu, eps=args.eps, max_weight=args.max_weight)
 
     def measure() -> dict[str, float]:
-        if not probe:
-            low = trainer.accelerator.mixed_precision != "no"
-            probe.append(Probe(trainer.model, pairs, norm=args.probe_norm, low_precision=low))
-        return probe[0].measure(None if args.weighting == "none" else weigh)
+        with trainer.accelerator.autocast():  # rounding is then judged by the precision that training has
+            if not probe:
+                probe.append(Probe(trainer.model, pairs, norm=args.probe_norm))
+            return probe[0].measure(None if args.weighting == "none" else weigh)
 
     return LiveView(measure, trainer.log_aside, args.probe_steps)
 

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -12,7 +13,8 @@ from torch import nn
 
 from normbt.cost import LARGEST_BUDGET, decoder_shape, plan_memory
 from normbt.errors import ConfigError, ModelError
-from normbt.gradients import pair_gradient_norms_by_group
+from normbt.gradients import Params, check_ghost, pair_gradient_norms_by_group
+from normbt.gradients.norms import Method
 from normbt.gradients.selection import select_parameters
 from normbt.head import unwrap
 from normbt.loading import text_config
@@ -28,12 +30,11 @@ METHODS: tuple[Asked, ...] = ("auto", "ghost", "exact")
 CHECKED_PAIRS = 4
 """Pairs of the self-check: each costs one forward and one backward pass more."""
 
-_TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-4}
-_LOW_PRECISION_TOLERANCE = 0.05
-"""For 16-bit weights: the two ways round in another order, and neither is the truth."""
-
 _CPU_BUDGET = 2_048
 """Tokens beyond which a batch is no faster on a CPU, whose caches its activations leave."""
+
+
+_GROUPS: dict[str, Params] = {"head": "head", "backbone": "backbone"}
 
 
 class GroupNorms(NamedTuple):
@@ -61,7 +62,7 @@ class NormMeter:
     """
 
     model: nn.Module
-    method: Literal["ghost", "exact"]
+    method: Method
     reason: str
     check: SelfCheck | None
     batch_tokens: int
@@ -87,7 +88,6 @@ def make_norm_meter(
     *,
     method: Asked = "auto",
     batch_tokens: int,
-    low_precision: bool = False,
 ) -> NormMeter:
     """Choose the way to measure, and prove the fast one on the first pairs.
 
@@ -97,7 +97,6 @@ def make_norm_meter(
         method: ``"auto"``: the fast way, or, with a warning, the slow one where the model is refused or the two do not
             agree. ``"ghost"``: the fast way or an error. ``"exact"``: the slow one.
         batch_tokens: most tokens of a batch.
-        low_precision: whether activations are 16-bit though the weights are not (autocast).
 
     Returns:
         The meter.
@@ -110,7 +109,7 @@ def make_norm_meter(
         raise ConfigError(f"method must be {', '.join(METHODS)}, found '{method}'.")
     if method == "exact":
         return NormMeter(model, "exact", "asked for", None, batch_tokens)
-    check = _self_check(model, pairs[:CHECKED_PAIRS], batch_tokens, low_precision)
+    check = _self_check(model, pairs[:CHECKED_PAIRS])
     if check["passed"]:
         return NormMeter(model, "ghost", check["message"], check, batch_tokens)
     if method == "ghost":
@@ -145,65 +144,51 @@ def default_batch_tokens(model: nn.Module, longest_pair: int) -> int:
     return plan.token_budget
 
 
-def _self_check(model: nn.Module, pairs: Sequence[TokenPair], batch_tokens: int, low_precision: bool) -> SelfCheck:
-    dtype = None if low_precision else next(model.parameters()).dtype
-    tolerance = _LOW_PRECISION_TOLERANCE if dtype is None else _TOLERANCES.get(dtype, _LOW_PRECISION_TOLERANCE)
+def _self_check(model: nn.Module, pairs: Sequence[TokenPair]) -> SelfCheck:
     try:
-        fast = _measure(model, pairs, "ghost", batch_tokens)
-    except (ModelError, NotImplementedError) as refusal:
-        return SelfCheck(
-            pairs=0,
-            max_relative_error=None,
-            tolerance=tolerance,
-            passed=False,
-            message=f"ghost norms refused: {str(refusal).rstrip('.')}",
-        )
-    slow = _measure(model, pairs, "exact", batch_tokens)
-    error = max(_relative_error(one, other) for one, other in zip(fast, slow, strict=True))
-    passed = error <= tolerance
-    outcome = "agree with" if passed else "DIFFER from"
+        with _memory_in_words(model, pairs):
+            found = check_ghost(model, _inputs(model, pairs), pairs=len(pairs))
+    except ModelError as refusal:
+        message = f"ghost norms refused: {str(refusal).rstrip('.')}"
+        return SelfCheck(pairs=0, max_relative_error=None, tolerance=None, passed=False, message=message)
     return SelfCheck(
-        pairs=len(pairs),
-        max_relative_error=error,
-        tolerance=tolerance,
-        passed=passed,
-        message=f"ghost norms of {len(pairs)} pairs {outcome} one backward pass each (largest relative difference "
-        f"{error:.1e}, tolerance {tolerance:.0e})",
+        pairs=found.pairs,
+        max_relative_error=found.difference,
+        tolerance=found.tolerance,
+        passed=found.passed,
+        message=found.summary().rstrip("."),
     )
 
 
-def _relative_error(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
-    """Largest difference, relative to the larger norm; a norm that vanishes beside the batch's largest is rounding."""
-    larger = np.maximum(one, other)
-    scale = np.maximum(larger, 1e-3 * larger.max(initial=0.0))
-    both_missing = ~np.isfinite(one) & ~np.isfinite(other)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        error = np.where(both_missing | (scale == 0), 0.0, np.abs(one - other) / scale)
-    return float(np.max(np.nan_to_num(error, nan=np.inf), initial=0.0))
-
-
-def _measure(model: nn.Module, pairs: Sequence[TokenPair], method: str, batch_tokens: int) -> GroupNorms:
+def _measure(model: nn.Module, pairs: Sequence[TokenPair], method: Method, batch_tokens: int) -> GroupNorms:
     head, backbone = np.zeros((2, len(pairs)))
-    device = next(model.parameters()).device
-    pad = getattr(text_config(unwrap(model)), "pad_token_id", None)
     for places in _batches(pairs, batch_tokens):
-        batch = build_padded([pairs[place] for place in places], pad_token_id=0 if pad is None or pad < 0 else pad)
-        inputs: dict[str, Any] = {name: value.to(device) for name, value in batch.inputs.items()}
-        try:
-            found = pair_gradient_norms_by_group(
-                model,
-                inputs,
-                {"head": "head", "backbone": "backbone"},
-                method=method,  # type: ignore[arg-type]
-            )
-        except torch.OutOfMemoryError as error:
-            raise ConfigError(
-                f"The backward pass of {len(places)} pairs of at most {inputs['input_ids'].shape[1]} tokens does not "
-                f"fit the memory of {device}. Lower gradient_tokens (now {batch_tokens}) or max_length."
-            ) from error
+        batch = [pairs[place] for place in places]
+        with _memory_in_words(model, batch):
+            found = pair_gradient_norms_by_group(model, _inputs(model, batch), _GROUPS, method=method)
         head[places] = found["head"].double().cpu().numpy()
         backbone[places] = found["backbone"].double().cpu().numpy()
     return GroupNorms(head, backbone)
+
+
+def _inputs(model: nn.Module, pairs: Sequence[TokenPair]) -> dict[str, Any]:
+    """A padded batch on the model's device."""
+    pad = getattr(text_config(unwrap(model)), "pad_token_id", None)
+    batch = build_padded(pairs, pad_token_id=0 if pad is None or pad < 0 else pad)
+    device = next(model.parameters()).device
+    return {name: value.to(device) for name, value in batch.inputs.items()}
+
+
+@contextmanager
+def _memory_in_words(model: nn.Module, pairs: Sequence[TokenPair]) -> Iterator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        longest = max(max(len(pair.chosen_ids), len(pair.rejected_ids)) for pair in pairs)
+        raise ConfigError(
+            f"The backward pass of {len(pairs)} pairs of at most {longest} tokens does not fit the memory of "
+            f"{next(model.parameters()).device}. Lower gradient_tokens or max_length."
+        ) from error
 
 
 def _batches(pairs: Sequence[TokenPair], batch_tokens: int) -> Iterator[list[int]]:

@@ -127,14 +127,15 @@ def _weighted(records: Iterator[dict[str, Any]], weight: Floats) -> Iterator[dic
 
 def _method(headers: Sequence[Mapping[str, Any]], *, asked: str) -> GradientMethod:
     pairs = {"ghost": 0, "exact": 0}
+    reasons: dict[str, str] = {}  # the first one of each method: a resumed run checks again, and says so again
     for header in headers:
         pairs[header["method"]] += header["pairs"]
+        reasons.setdefault(header["method"], header["reason"])
     used = [name for name, number in pairs.items() if number]
-    reasons = list(dict.fromkeys(header["reason"] for header in headers))
     return GradientMethod(
         asked=asked,
         used=used[0] if len(used) == 1 else "mixed",
-        reason="; ".join(reasons),
+        reason="; ".join(reasons.values()),
         pairs_ghost=pairs["ghost"],
         pairs_exact=pairs["exact"],
         batch_tokens=headers[0]["gradient_tokens"],

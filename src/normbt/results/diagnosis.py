@@ -47,7 +47,7 @@ class SelfCheck(TypedDict):
 
     pairs: int
     max_relative_error: float | None
-    tolerance: float
+    tolerance: float | None
     passed: bool
     message: str
 
