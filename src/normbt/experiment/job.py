@@ -1,4 +1,4 @@
-"""The job: train every model of a recipe that is missing, choose learning rates, evaluate, compare."""
+"""The job: train every model of a recipe that is missing, choose learning rates, evaluate, diagnose, compare."""
 
 import dataclasses
 import fcntl
@@ -19,6 +19,7 @@ import torch
 from normbt.arguments import TrainArguments, parse_train_arguments
 from normbt.compare import compare
 from normbt.completeness import last_complete
+from normbt.diagnose import diagnose
 from normbt.errors import ConfigError, StateError
 from normbt.evaluate import evaluate
 from normbt.experiment.cells import (
@@ -30,9 +31,10 @@ from normbt.experiment.cells import (
     search_cells,
     write_settings,
 )
-from normbt.experiment.recipe import HELD_OUT, Recipe, SuiteRun, primary_of
+from normbt.experiment.recipe import DIAGNOSIS, HELD_OUT, MODEL, VALIDATION, Recipe, SuiteRun, primary_of
 from normbt.experiment.training_sets import PreparedSet, prepare_set
 from normbt.launch import launch, needs_launcher
+from normbt.packaged_encoder import locate_model
 from normbt.results import (
     CELL_FILE,
     EXPERIMENT_FILE,
@@ -46,6 +48,7 @@ from normbt.results import (
     RateSearch,
     provenance,
     read_evaluation,
+    read_json,
     write_json,
 )
 from normbt.train import run_training
@@ -54,8 +57,8 @@ logger = logging.getLogger(__name__)
 
 HEADLINE = "headline"
 """Name of a suite's main number among its scores."""
-VALIDATION = "validation"
-"""Folder of a run's evaluation on the validation pairs."""
+READING = ("template", "max_length", "batch_tokens", "dtype", "device", "attention", "trust_remote_code")
+"""Settings of an evaluation that say how a model reads pairs: a diagnosis of it reads them in the same way."""
 
 
 def run_experiment(
@@ -65,12 +68,12 @@ def run_experiment(
     only: Sequence[str] = (),
     tell: Callable[[str], None] = logger.info,
 ) -> ExperimentSummary:
-    """Train, evaluate and compare what a recipe asks for; what is there already is kept.
+    """Train, evaluate, diagnose and compare what a recipe asks for; what is there already is kept.
 
-    Every run has a folder. Its training is complete where there is a ``cell.json``, an evaluation where there is a
-    ``summary.json``; both are written last. An experiment that was killed, or whose recipe got more seeds, methods or
-    suites, is continued by the same call: complete runs are read, one that stopped in the middle goes on from its last
-    checkpoint, or starts again where it has none.
+    Every run has a folder. Its training is complete where there is a ``cell.json``, an evaluation or a diagnosis where
+    there is a ``summary.json``; both are written last. An experiment that was killed, or whose recipe got more seeds,
+    methods or suites, is continued by the same call: complete runs are read, one that stopped in the middle goes on
+    from its last checkpoint, or starts again where it has none.
 
     Args:
         recipe: what to run.
@@ -83,7 +86,8 @@ def run_experiment(
         The summary, as written to ``experiment.json``.
 
     Raises:
-        ConfigError: a setting is refused by `normbt train`, or a pattern matches nothing; nothing was trained then.
+        ConfigError: a setting is refused by `normbt train`, the package that carries a model is missing, or a pattern
+            matches nothing; nothing was trained then.
         StateError: the folder holds runs of other settings or pairs, or another process works in it.
     """
     folder = Path(output_dir)
@@ -101,6 +105,8 @@ def run_experiment(
         for number, cell in enumerate(cells := [cell for cell in final if wanted(cell)], start=1):
             experiment.train(cell, f"run {number} of {len(cells)}")
             experiment.evaluate(cell)
+            experiment.diagnose(cell)
+            experiment.drop_weights(cell)
         summary = experiment.summarise(search, final)
         write_json(folder / EXPERIMENT_FILE, summary)
     return summary
@@ -121,7 +127,7 @@ class _Experiment:
         for cell in cells:
             self._record(cell)
             try:
-                self._arguments(cell)
+                locate_model(self._arguments(cell).model.model_name_or_path or "")
             except ConfigError as error:
                 problems.setdefault(str(error), str(cell.folder))
         if problems:
@@ -130,9 +136,9 @@ class _Experiment:
     def train(self, cell: Cell, place: str) -> None:
         """Train one model, unless it is there."""
         record = self._record(cell)
-        if record is not None and (self._has_weights(cell) or self._is_evaluated(cell)):
+        if record is not None and (self._has_weights(cell) or self._is_measured(cell)):
             return
-        checkpoint = last_complete(self.folder / cell.folder / "model")
+        checkpoint = last_complete(self.folder / cell.folder / MODEL)
         continuing = [] if checkpoint is None else ["--resume_from_checkpoint", str(checkpoint)]
         arguments = self._arguments(cell, *continuing)
         self.tell(f"{place}: {_name(cell)}" + (f", continued from {checkpoint.name}" if checkpoint else ""))
@@ -180,19 +186,41 @@ class _Experiment:
         return found
 
     def evaluate(self, cell: Cell) -> None:
-        """Evaluate one model on every suite, where that is not done; then drop its weights if they are not kept."""
+        """Evaluate one model on every suite, where that is not done."""
         for name, suite in self.recipe.suites.items():
             if suite.suite == HELD_OUT:
                 self._evaluate(cell, name, SuiteRun("pairs"), share="test")
             else:
                 self._evaluate(cell, name, suite)
+
+    def diagnose(self, cell: Cell) -> None:
+        """Diagnose the model of the first seed on held-out pairs, where the recipe asks for it and it is not done."""
+        if not self._wants_diagnosis(cell):
+            return
+        files, file = self.sets[cell.training_set].files, self._summary_file(cell, DIAGNOSIS)
+        asked = {"max_pairs": self.recipe.diagnose, "seed": self.recipe.training_sets[cell.training_set].seed}
+        if file.exists():
+            _require_equal_settings(read_json(file, kind="diagnosis")["provenance"]["config"], asked, file.parent)
+            return
+        self.tell(f"{_name(cell)}: diagnosing")
+        diagnose(
+            self.folder / cell.folder / MODEL,
+            data=files["test"] if "test" in files else files["validation"],
+            output_dir=file.parent,
+            **asked,
+            **{name: value for name, value in self.recipe.evaluation.items() if name in READING},
+        )
+        _free_memory()
+
+    def drop_weights(self, cell: Cell) -> None:
+        """Delete the weights of one model that has been measured, if they are not kept."""
         if not self.recipe.keep_models and self._has_weights(cell):
-            shutil.rmtree(self.folder / cell.folder / "model")
-            self.tell(f"{_name(cell)}: evaluated, its weights are deleted (keep_models is false)")
+            shutil.rmtree(self.folder / cell.folder / MODEL)
+            self.tell(f"{_name(cell)}: measured, its weights are deleted (keep_models is false)")
 
     def summarise(self, search: list[RateSearch], final: Sequence[Cell]) -> ExperimentSummary:
         """All that is done, and what is not."""
-        records = {cell: record for cell in final if (record := self._record(cell)) and self._is_evaluated(cell)}
+        records = {cell: record for cell in final if (record := self._record(cell)) and self._is_measured(cell)}
         done = {_name(cell) for cell in records}
         return ExperimentSummary(
             schema_version=SCHEMA_VERSION,
@@ -204,6 +232,7 @@ class _Experiment:
             cells=[self._scores(cell, record) for cell, record in records.items()],
             missing=[name for cell in final_cells(self.recipe, {}) if (name := _name(cell)) not in done],
             comparisons=list(self._comparisons(records)),
+            diagnoses=[str(cell.folder / DIAGNOSIS) for cell in records if self._wants_diagnosis(cell)],
             provenance=provenance(
                 config=self.recipe.to_dict(), data=[one.record["source"] for one in self.sets.values()]
             ),
@@ -250,13 +279,18 @@ class _Experiment:
         return parse_train_arguments(["--config", str(file), *further])
 
     def _has_weights(self, cell: Cell) -> bool:
-        return any((self.folder / cell.folder / "model").glob("*.safetensors"))
+        return any((self.folder / cell.folder / MODEL).glob("*.safetensors"))
 
     def _summary_file(self, cell: Cell, name: str) -> Path:
         return self.folder / cell.folder / name / SUMMARY_FILE
 
-    def _is_evaluated(self, cell: Cell) -> bool:
-        return all(self._summary_file(cell, name).exists() for name in self.recipe.suites)
+    def _wants_diagnosis(self, cell: Cell) -> bool:
+        return self.recipe.diagnose > 0 and cell.seed == self.recipe.seeds[0]
+
+    def _is_measured(self, cell: Cell) -> bool:
+        """Whether nothing is left to do with the weights."""
+        wanted = [*self.recipe.suites, *([DIAGNOSIS] if self._wants_diagnosis(cell) else [])]
+        return all(self._summary_file(cell, name).exists() for name in wanted)
 
     def _evaluate(self, cell: Cell, name: str, suite: SuiteRun, *, share: str | None = None) -> EvaluationSummary:
         """Evaluate a model on a benchmark or on a share of its training set, or read that evaluation."""
@@ -266,12 +300,12 @@ class _Experiment:
             del settings["data"]
         if (folder / SUMMARY_FILE).exists():
             summary, _ = read_evaluation(folder)
-            _require_equal_settings(summary, settings, folder)
+            _require_equal_settings(summary["provenance"]["config"], settings, folder)
             return summary
         if share is not None:
             settings["data"] = str(self.sets[cell.training_set].files[share])
         self.tell(f"{_name(cell)}: evaluating on {name}")
-        summary = evaluate(self.folder / cell.folder / "model", output_dir=folder, **settings)
+        summary = evaluate(self.folder / cell.folder / MODEL, output_dir=folder, **settings)
         _free_memory()
         return summary
 
@@ -336,9 +370,8 @@ def _name(cell: Cell) -> str:
     return f"{cell.training_set}/{cell.method}/seed-{cell.seed}"
 
 
-def _require_equal_settings(summary: EvaluationSummary, settings: Mapping[str, Any], folder: Path) -> None:
-    found = summary["provenance"]["config"]
+def _require_equal_settings(found: Mapping[str, Any], settings: Mapping[str, Any], folder: Path) -> None:
     changed = [name for name, value in settings.items() if found.get(name) != value]
     if changed:
         values = ", ".join(f"{name} {found.get(name)!r} (now {settings[name]!r})" for name in changed)
-        raise StateError(f"{folder} was evaluated with other settings: {values}. Delete that folder to do it again.")
+        raise StateError(f"{folder} was made with other settings: {values}. Delete that folder to do it again.")

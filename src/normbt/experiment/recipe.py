@@ -21,6 +21,11 @@ DECIDED_PER_CELL = frozenset(
 )
 """Settings of `normbt train` that the experiment chooses for each run; a recipe that names one is refused."""
 
+MODEL, VALIDATION, DIAGNOSIS = "model", "validation", "diagnosis"
+"""Folders of a run beside those of its suites: its weights, its evaluation on validation pairs, its diagnosis."""
+
+OWN = frozenset({MODEL, VALIDATION, DIAGNOSIS})
+
 
 @dataclass(frozen=True)
 class TrainingSet:
@@ -80,6 +85,8 @@ class Recipe:
         baseline: method that the others are compared with.
         primary: outcomes declared before the first run; each is ``SUITE`` for its headline or ``SUITE/SECTION``.
         evaluation: settings of every evaluation, keyword arguments of :func:`normbt.evaluate.evaluate`.
+        diagnose: number of held-out pairs that the first seed's model of every method is diagnosed on, a seeded sample
+            of the test share, or of the validation share where there is no test share; 0 for no diagnosis.
         keep_models: whether the weights stay on the disk once a model is evaluated.
     """
 
@@ -94,6 +101,7 @@ class Recipe:
     baseline: str = ""
     primary: tuple[str, ...] = ()
     evaluation: Mapping[str, Any] = field(default_factory=dict)
+    diagnose: int = 0
     keep_models: bool = True
 
     def to_dict(self) -> dict[str, Any]:
@@ -205,6 +213,7 @@ def parse_recipe(values: Mapping[str, Any], *, source: str = "recipe") -> Recipe
         baseline=str(values.get("baseline", "")),
         primary=tuple(values.get("primary") or list(suites)[:1]),
         evaluation=_mapping(values, "evaluation", problems),
+        diagnose=_count(values, "diagnose", problems),
         keep_models=bool(values.get("keep_models", True)),
     )
     problems += _contradictions(recipe)
@@ -231,6 +240,7 @@ def _contradictions(recipe: Recipe) -> list[str]:
         problems.append(f"name: wanted a name that can be a folder's, found {recipe.name!r}.")
     for group in (recipe.methods, recipe.training_sets, recipe.suites):
         problems += [f"{name!r} can't be the name of a folder." for name in group if Path(str(name)).name != str(name)]
+    problems += [f"suites.{name}: the folder of that name holds something else." for name in OWN & set(recipe.suites)]
     if recipe.methods and recipe.baseline not in recipe.methods:
         problems.append(f"baseline: wanted one of {', '.join(recipe.methods)}, found {recipe.baseline!r}.")
     if not recipe.seeds or len(set(recipe.seeds)) < len(recipe.seeds):
@@ -247,6 +257,11 @@ def _contradictions(recipe: Recipe) -> list[str]:
         problems += [f"training_sets.{name}: {problem}" for problem in _set_problems(one, bool(recipe.learning_rates))]
         if not one.test and any(suite.suite == HELD_OUT for suite in recipe.suites.values()):
             problems.append(f"training_sets.{name}: a suite is `{HELD_OUT}`, so `test` must be a share above 0.")
+        if recipe.diagnose and not (one.test or one.validation):
+            problems.append(
+                f"training_sets.{name}: models are diagnosed on held-out pairs, so `test` or `validation` must be a "
+                "share above 0."
+            )
     unknown = [outcome for outcome in recipe.primary if str(outcome).partition("/")[0] not in recipe.suites]
     if recipe.suites:
         problems += [f"primary: {name} begins with none of the suites {', '.join(recipe.suites)}." for name in unknown]
@@ -292,6 +307,14 @@ def _numbers(values: Mapping[str, Any], name: str, kind: Callable[[Any], Any], p
         problems.append(f"{name}: wanted a list of {'whole ' if kind is int else ''}numbers, found {given!r}.")
         return ()
     return numbers
+
+
+def _count(values: Mapping[str, Any], name: str, problems: list[str]) -> int:
+    given = values.get(name) or 0
+    if isinstance(given, int) and not isinstance(given, bool) and given >= 0:
+        return given
+    problems.append(f"{name}: wanted a number of pairs, or 0 for none, found {given!r}.")
+    return 0
 
 
 def _record(kind: type[Kind], given: Any, place: str, problems: list[str]) -> Kind | None:

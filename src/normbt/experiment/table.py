@@ -43,8 +43,14 @@ def render_plan(recipe: Recipe) -> RenderableType:
             f"{final} runs: {len(recipe.methods)} methods x {len(recipe.seeds)} seeds ({_listed(recipe.seeds)}) x "
             f"{len(recipe.training_sets)} training sets ({_listed(recipe.training_sets)}).{search}"
         ),
-        escape(f"Suites: {_listed(recipe.suites)}. Primary outcomes: {_listed(recipe.primary)}."),
+        escape(f"Suites: {_listed(recipe.suites)}. Primary outcomes: {_listed(recipe.primary)}.{_diagnosis(recipe)}"),
     )
+
+
+def _diagnosis(recipe: Recipe) -> str:
+    if not recipe.diagnose:
+        return ""
+    return f" The models of seed {recipe.seeds[0]} are diagnosed on {recipe.diagnose:,} held-out pairs."
 
 
 def render_experiment(summary: ExperimentSummary) -> RenderableType:

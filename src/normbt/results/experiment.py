@@ -76,4 +76,5 @@ class ExperimentSummary(TypedDict):
     cells: list[ExperimentCell]
     missing: list[str]
     comparisons: list[ExperimentComparison]
+    diagnoses: list[str]
     provenance: Provenance
