@@ -7,6 +7,7 @@ from html import unescape
 
 import numpy as np
 import pytest
+import yaml
 from rich.console import Console
 
 import tiny
@@ -74,56 +75,54 @@ def test_every_file_is_written(finished):
     folder, summary, _ = finished
     assert json.loads((folder / DEMO_FILE).read_text()) == json.loads(json.dumps(summary))
     for method in ("bt", "normbt"):
-        assert (folder / method / "evaluation" / "summary.json").is_file()
-        assert (folder / method / "diagnosis" / "summary.json").is_file()
-        assert (folder / method / "model" / "model.safetensors").is_file()
-        assert (folder / method / "training.jsonl").is_file()
+        run = folder / summary["runs"][method]
+        assert (run / "test" / "summary.json").is_file()
+        assert (run / "diagnosis" / "summary.json").is_file()
+        assert (run / "model" / "model.safetensors").is_file()
+        assert (run / "model" / "trainer_state.json").is_file()
 
 
 def test_all_categories_and_all_pairs_are_compared(finished):
     _, summary, _ = finished
-    assert [row["category"] for row in summary["comparison"]] == [*CATEGORIES, "all"]
-    assert [row["pairs"] for row in summary["comparison"]] == [10, 10, 10, 10, 40]
+    *categories, total = summary["comparison"]
+    assert {row["category"] for row in categories} == set(CATEGORIES)
+    assert sum(row["pairs"] for row in categories) == total["pairs"] == summary["test_pairs"]
+    assert summary["train_pairs"] + summary["test_pairs"] == 104
+    assert 30 <= summary["test_pairs"] <= 50  # 40 were asked for
 
 
-def test_both_methods_start_from_the_same_loss_on_the_same_pairs(encoder, tmp_path, monkeypatch):
+def test_both_methods_start_from_the_same_loss_on_the_same_pairs(finished):
     """Only the weighting differs: head, pairs and order are the same, so the first unweighted loss is too."""
-    from normbt.demo import job
-
-    starts = {}
-
-    def spy(method, *arguments):
-        trainer = train(method, *arguments)
-        starts[method] = (trainer.args.weighting, trainer.state.log_history[0])
-        return trainer
-
-    train = job._train
-    monkeypatch.setattr(job, "_train", spy)
-    run_demo(tmp_path, seed=3, train_pairs=16, test_pairs=8, encoder=encoder)
-    (bt_weighting, bt_log), (normbt_weighting, normbt_log) = starts["bt"], starts["normbt"]
-    assert (bt_weighting, normbt_weighting) == ("none", "normbt")
+    folder, summary, _ = finished
+    runs = [folder / summary["runs"][method] for method in ("bt", "normbt")]
+    settings = [yaml.safe_load((run / "train.yaml").read_text()) for run in runs]
+    assert [one.pop("weighting") for one in settings] == ["none", "normbt"]
+    assert {name for name in settings[0] if settings[0][name] != settings[1][name]} == {"output_dir"}
     # The first step's numbers were measured before any weight moved.
+    bt_log, normbt_log = (
+        json.loads((run / "model" / "trainer_state.json").read_text())["log_history"][0] for run in runs
+    )
     assert bt_log["mean_reward"] == pytest.approx(normbt_log["mean_reward"], abs=1e-6)
     assert bt_log["num_tokens"] == normbt_log["num_tokens"]
 
 
-def test_training_and_test_pairs_are_disjoint_and_have_no_margin(finished):
-    folder, _, _ = finished
+def test_training_and_test_pairs_are_disjoint_and_their_margins_are_not_used(finished):
+    folder, summary, _ = finished
     rows = {
-        name: [json.loads(line) for line in (folder / "data" / f"{name}.jsonl").read_text().splitlines()]
+        name: [json.loads(line) for line in (folder / "data" / "built-in" / f"{name}.jsonl").read_text().splitlines()]
         for name in ("train", "test")
     }
     prompts = {name: {row["prompt"][0]["content"] for row in part} for name, part in rows.items()}
-    assert len(prompts["train"]) == 64
+    assert [len(rows[name]) for name in ("train", "test")] == [summary["train_pairs"], summary["test_pairs"]]
     assert not prompts["train"] & prompts["test"]
-    assert all("margin" not in row for part in rows.values() for row in part)
+    assert summary["provenance"]["config"]["train"]["use_margin"] is False
 
 
 def test_progress_reaches_the_end_of_every_stage(finished):
     _, _, told = finished
     last = {stage: (done, total) for stage, done, total in told}
-    stages = ("train", "evaluate", "diagnose")
-    assert list(last) == [f"{stage} {method}" for method in ("bt", "normbt") for stage in stages]
+    stages = ("training", "evaluating on test", "diagnosing")
+    assert list(last) == [f"built-in/{method}/seed-0: {stage}" for method in ("bt", "normbt") for stage in stages]
     assert all(done == total for done, total in last.values())
 
 
@@ -190,7 +189,8 @@ def test_the_last_lines_say_what_the_run_cannot_show(finished):
     with console.capture() as shown:
         console.print(render_demo(summary))
     text = " ".join(shown.get().split())
-    assert "What it cannot show: which method is better. This is one seed (0), 64 generated pairs" in text
+    pairs = summary["train_pairs"]
+    assert f"What it cannot show: which method is better. This is one seed (0), {pairs} generated pairs" in text
     for category in (*CATEGORIES, "all"):
         assert category in text
 
@@ -208,34 +208,45 @@ def test_a_folder_without_a_demo_is_refused(tmp_path):
 
 
 def test_each_model_is_diagnosed_on_a_sample_of_the_test_pairs(finished):
-    folder, _, _ = finished
+    folder, summary, _ = finished
     ids = []
     for method in ("bt", "normbt"):
-        summary, pairs = read_diagnosis(folder / method / "diagnosis")
-        assert (summary["sampled_pairs"], summary["total_pairs"]) == (40, 40)
+        diagnosis, pairs = read_diagnosis(folder / summary["runs"][method] / "diagnosis")
+        assert diagnosis["sampled_pairs"] == diagnosis["total_pairs"] == summary["test_pairs"]
         ids.append([pair["id"] for pair in pairs])
     assert ids[0] == ids[1]
 
 
-def test_a_second_run_in_the_same_folder_replaces_the_first(encoder, tmp_path):
-    for seed in (0, 1):
-        run_demo(tmp_path, seed=seed, train_pairs=8, test_pairs=8, encoder=encoder)
-    summary, _ = read_diagnosis(tmp_path / "bt" / "diagnosis")
-    assert summary["sampled_pairs"] == 8
-    assert json.loads((tmp_path / DEMO_FILE).read_text())["seed"] == 1
+def test_a_second_run_with_other_settings_replaces_the_first(encoder, tmp_path):
+    asked = {"train_pairs": 8, "test_pairs": 8, "encoder": encoder}
+    first = run_demo(tmp_path, seed=0, **asked)
+    told = []
+    again = run_demo(tmp_path, seed=0, **asked, progress=lambda *event: told.append(event))
+    assert told == []  # what is complete is kept
+    assert again["comparison"] == first["comparison"]
+    run_demo(tmp_path, seed=1, **asked)
+    assert not (tmp_path / first["runs"]["bt"]).exists()
+    summary = run_demo(tmp_path, seed=1, **asked, learning_rate=1e-5)
+    settings = json.loads((tmp_path / summary["runs"]["bt"] / "cell.json").read_text())["settings"]
+    assert (settings["seed"], settings["learning_rate"]) == (1, 1e-5)
+    diagnosis, _ = read_diagnosis(tmp_path / summary["runs"]["bt"] / "diagnosis")
+    assert diagnosis["sampled_pairs"] == summary["test_pairs"]
+    assert json.loads((tmp_path / DEMO_FILE).read_text()) == json.loads(json.dumps(summary))
 
 
 def test_the_report_shows_both_models_in_every_part(finished, tmp_path, monkeypatch):
     folder, summary, _ = finished
     monkeypatch.setattr(write, "draw", lambda chart, plots: plots / f"{chart.name}.png")
-    report = write_report([folder], output_dir=tmp_path)
+    report = write_report([folder, *(folder / run for run in summary["runs"].values())], output_dir=tmp_path)
     assert report.sections == {
+        "Methods over seeds": 1,
+        "Which differences could be shown": 1,
         "BT and NormBT on built-in pairs": 1,
         "Who gets the gradient": 2,
         "How well the pairs are ranked": 2,
         "How training went": 2,
     }
-    assert (report.pairs, report.texts) == (80, 80)
+    assert report.pairs == report.texts == 2 * summary["test_pairs"]
     text = unescape(report.page.read_text())
     total = summary["comparison"][-1]
     assert f"NormBT ranks {100 * total['normbt']:.1f} % right and BT {100 * total['bt']:.1f} %" in text

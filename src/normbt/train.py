@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypedDict
 
 from datasets import Dataset, IterableDataset
+from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 from trl import get_dataset, get_peft_config, get_quantization_config
 
 from normbt.arguments import TrainArguments
@@ -56,12 +57,19 @@ class TrainingData(NamedTuple):
     reports: dict[str, DataReport | LiveReport]
 
 
-def run_training(arguments: TrainArguments, *, tell: Callable[[str], None] = logger.info) -> TrainingOutcome:
+def run_training(
+    arguments: TrainArguments,
+    *,
+    tell: Callable[[str], None] = logger.info,
+    progress: Callable[[int, int], None] | None = None,
+) -> TrainingOutcome:
     """Train a reward model as the command line asks.
 
     Args:
         arguments: the settings of the run.
         tell: told, for people, what became of the data and where things are.
+        progress: told how many optimizer steps are done, and how many there are; the trainer's own bar and log lines
+            are then left out.
 
     Returns:
         Where the model is, and the metrics of the last evaluation.
@@ -86,6 +94,10 @@ def run_training(arguments: TrainArguments, *, tell: Callable[[str], None] = log
     tell(_describe(trainer))
     if trainer.step_plan.batching != "padded":  # padding against the settings was said aloud already
         tell(trainer.step_plan.reason)
+    if progress is not None:
+        for shown in (ProgressCallback, PrinterCallback):
+            trainer.remove_callback(shown)
+        trainer.add_callback(_Steps(progress))
 
     trainer.train(resume_from_checkpoint=arguments.training.resume_from_checkpoint)
     metrics: dict[str, float] = {}
@@ -105,6 +117,16 @@ def run_training(arguments: TrainArguments, *, tell: Callable[[str], None] = log
         trainer.push_to_hub(dataset_name=arguments.data.dataset_name)
     trainer.end()
     return TrainingOutcome(output_dir, metrics)
+
+
+class _Steps(TrainerCallback):
+    """Tells how many optimizer steps are done."""
+
+    def __init__(self, progress: Callable[[int, int], None]) -> None:
+        self._progress = progress
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._progress(state.global_step, state.max_steps)
 
 
 def _write_expected_scores(trainer: NormBTTrainer, output_dir: Path) -> None:

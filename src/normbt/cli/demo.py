@@ -13,8 +13,10 @@ from normbt.cli.terminal import messages, output, page, progress_bar
 def demo(
     output_dir: Annotated[Path, typer.Option("--output_dir", help="Folder of the result files.")] = Path("demo"),
     seed: Annotated[int, typer.Option("--seed", help="Seed of the pairs, the head and the order of training.")] = 0,
-    train_pairs: Annotated[int, typer.Option("--train_pairs", help="Pairs to train on, once each.")] = 800,
-    test_pairs: Annotated[int, typer.Option("--test_pairs", help="Pairs to evaluate on.")] = 600,
+    train_pairs: Annotated[
+        int, typer.Option("--train_pairs", help="Pairs to train on, about so many, once each.")
+    ] = 800,
+    test_pairs: Annotated[int, typer.Option("--test_pairs", help="Pairs to evaluate on, about so many.")] = 600,
     learning_rate: Annotated[float, typer.Option("--learning_rate", help="Step size, for both methods.")] = 1.5e-4,
     encoder: Annotated[
         str | None,
@@ -48,7 +50,9 @@ def demo(
         )
     with messages.status("drawing the report"):
         picture = plot_demo(output_dir)
-        report = write_report([output_dir], output_dir=output_dir / "report", title="normbt demo: BT and NormBT")
+        runs = [output_dir / run for run in summary["runs"].values()]
+        title = "normbt demo: BT and NormBT"
+        report = write_report([output_dir, *runs], output_dir=output_dir / "report", title=title)
     page.print(render_demo(summary))
     output.print(f"Result files in {escape(str(output_dir))}, picture: {escape(str(picture))}")
     output.print(f"Report, to open in a browser: {escape(str(report.page))}")

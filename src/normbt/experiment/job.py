@@ -1,20 +1,17 @@
 """The job: train every model of a recipe that is missing, choose learning rates, evaluate, diagnose, compare."""
 
 import dataclasses
-import fcntl
-import gc
 import logging
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from normbt.arguments import TrainArguments, parse_train_arguments
 from normbt.compare import compare
@@ -31,9 +28,9 @@ from normbt.experiment.cells import (
     search_cells,
     write_settings,
 )
-from normbt.experiment.recipe import DIAGNOSIS, HELD_OUT, MODEL, VALIDATION, Recipe, SuiteRun, primary_of
+from normbt.experiment.recipe import DIAGNOSIS, HELD_OUT, MODEL, VALIDATION, Recipe, SuiteRun, TrainingSet, primary_of
+from normbt.experiment.running import alone_in, free_memory, train_model
 from normbt.experiment.training_sets import PreparedSet, prepare_set
-from normbt.launch import launch, needs_launcher
 from normbt.packaged_encoder import locate_model
 from normbt.results import (
     CELL_FILE,
@@ -51,7 +48,6 @@ from normbt.results import (
     read_json,
     write_json,
 )
-from normbt.train import run_training
 
 logger = logging.getLogger(__name__)
 
@@ -60,13 +56,18 @@ HEADLINE = "headline"
 READING = ("template", "max_length", "batch_tokens", "dtype", "device", "attention", "trust_remote_code")
 """Settings of an evaluation that say how a model reads pairs: a diagnosis of it reads them in the same way."""
 
+Progress = Callable[[str, int, int], None]
+"""Told what is being done, how many units of it are done, and how many there are."""
+
 
 def run_experiment(
     recipe: Recipe,
     output_dir: str | Path,
     *,
     only: Sequence[str] = (),
+    overwrite: bool = False,
     tell: Callable[[str], None] = logger.info,
+    progress: Progress | None = None,
 ) -> ExperimentSummary:
     """Train, evaluate, diagnose and compare what a recipe asks for; what is there already is kept.
 
@@ -80,7 +81,10 @@ def run_experiment(
         output_dir: folder of the experiment.
         only: patterns of runs to do now, as in ``fnmatch``: ``TRAINING_SET/METHOD/seed-N``. Empty for all. What is
             left to do is named in the summary.
+        overwrite: throw away pairs and runs of other settings, which are refused otherwise.
         tell: told, for people, what is done.
+        progress: told how far each training, evaluation and diagnosis is, in place of the trainer's own bar and log
+            lines; of a training in several processes it hears nothing.
 
     Returns:
         The summary, as written to ``experiment.json``.
@@ -91,11 +95,11 @@ def run_experiment(
         StateError: the folder holds runs of other settings or pairs, or another process works in it.
     """
     folder = Path(output_dir)
-    with _alone_in(folder):
-        sets = {name: prepare_set(one, folder / "data" / name) for name, one in recipe.training_sets.items()}
-        experiment = _Experiment(recipe, folder, sets, tell)
+    with alone_in(folder):
+        sets = {name: _prepare(name, one, folder, overwrite) for name, one in recipe.training_sets.items()}
+        experiment = _Experiment(recipe, folder, sets, tell, progress)
         searched, wanted = list(search_cells(recipe)), _matching(recipe, only)
-        experiment.check([*searched, *final_cells(recipe, {})])
+        experiment.check([*searched, *final_cells(recipe, {})], overwrite=overwrite)
         for number, cell in enumerate(cells := [cell for cell in searched if wanted(cell)], start=1):
             experiment.train(cell, f"search {number} of {len(cells)}")
             experiment.validate(cell)
@@ -120,12 +124,18 @@ class _Experiment:
     folder: Path
     sets: Mapping[str, PreparedSet]
     tell: Callable[[str], None]
+    progress: Progress | None
 
-    def check(self, cells: Iterable[Cell]) -> None:
+    def check(self, cells: Iterable[Cell], *, overwrite: bool) -> None:
         """Have `normbt train` read the settings of every run before the first one starts."""
         problems: dict[str, str] = {}
         for cell in cells:
-            self._record(cell)
+            try:
+                self._record(cell)
+            except StateError:
+                if not overwrite:
+                    raise
+                shutil.rmtree(self.folder / cell.folder)
             try:
                 locate_model(self._arguments(cell).model.model_name_or_path or "")
             except ConfigError as error:
@@ -143,7 +153,7 @@ class _Experiment:
         arguments = self._arguments(cell, *continuing)
         self.tell(f"{place}: {_name(cell)}" + (f", continued from {checkpoint.name}" if checkpoint else ""))
         started = time.perf_counter()
-        _train(arguments, _name(cell))
+        train_model(arguments, _name(cell), self._advance(f"{_name(cell)}: training"))
         write_json(
             self.folder / cell.folder / CELL_FILE,
             CellRecord(
@@ -202,15 +212,16 @@ class _Experiment:
         if file.exists():
             _require_equal_settings(read_json(file, kind="diagnosis")["provenance"]["config"], asked, file.parent)
             return
-        self.tell(f"{_name(cell)}: diagnosing")
+        self.tell(doing := f"{_name(cell)}: diagnosing")
         diagnose(
             self.folder / cell.folder / MODEL,
             data=files["test"] if "test" in files else files["validation"],
             output_dir=file.parent,
             **asked,
             **{name: value for name, value in self.recipe.evaluation.items() if name in READING},
+            progress=self._advance(doing),
         )
-        _free_memory()
+        free_memory()
 
     def drop_weights(self, cell: Cell) -> None:
         """Delete the weights of one model that has been measured, if they are not kept."""
@@ -267,6 +278,9 @@ class _Experiment:
                     findings=compared["findings"],
                 )
 
+    def _advance(self, doing: str) -> Callable[[int, int], None] | None:
+        return None if self.progress is None else partial(self.progress, doing)
+
     def _settings(self, cell: Cell) -> dict[str, Any]:
         return cell_settings(self.recipe, cell, self.sets[cell.training_set], self.folder)
 
@@ -304,9 +318,10 @@ class _Experiment:
             return summary
         if share is not None:
             settings["data"] = str(self.sets[cell.training_set].files[share])
-        self.tell(f"{_name(cell)}: evaluating on {name}")
-        summary = evaluate(self.folder / cell.folder / MODEL, output_dir=folder, **settings)
-        _free_memory()
+        self.tell(doing := f"{_name(cell)}: evaluating on {name}")
+        model = self.folder / cell.folder / MODEL
+        summary = evaluate(model, output_dir=folder, **settings, progress=self._advance(doing))
+        free_memory()
         return summary
 
     def _scores(self, cell: Cell, record: CellRecord) -> ExperimentCell:
@@ -326,33 +341,17 @@ class _Experiment:
         )
 
 
-def _train(arguments: TrainArguments, name: str) -> None:
-    """Train as `normbt train` does with these settings, in processes of their own where several are wanted."""
-    if needs_launcher(arguments):
-        if status := launch(arguments):
-            raise StateError(f"{name}: `normbt train` ended with status {status}. Its own message stands above.")
-    else:
-        run_training(arguments)
-    _free_memory()
-
-
-def _free_memory() -> None:
-    """Give back what the last model held, before the next one is loaded."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-
-
-@contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """Keep a second process out of the folder; the lock goes with the process, however it ends."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise StateError(f"{folder}: another process runs this experiment. Wait for it, or stop it.") from error
-        yield
+def _prepare(name: str, one: TrainingSet, folder: Path, overwrite: bool) -> PreparedSet:
+    """The pairs of a training set; with `overwrite` in place of others, whose runs go with them."""
+    try:
+        return prepare_set(one, folder / "data" / name)
+    except StateError:
+        if not overwrite:
+            raise
+        for part in ("runs", "comparisons", "data"):  # the pairs last: they say that the others are stale
+            if (folder / part / name).exists():
+                shutil.rmtree(folder / part / name)
+        return prepare_set(one, folder / "data" / name)
 
 
 def _matching(recipe: Recipe, patterns: Sequence[str]) -> Callable[[Cell], bool]:

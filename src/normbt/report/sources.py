@@ -10,7 +10,7 @@ from normbt.errors import DataError
 from normbt.results import read_json
 
 MAX_DEPTH = 4
-"""How many folders deep results are looked for: a demo holds them two folders deep, a grid of runs three."""
+"""How many folders deep results are looked for: a grid of runs holds them three folders deep."""
 
 CHECKPOINT_PREFIX = "checkpoint-"
 
