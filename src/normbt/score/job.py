@@ -18,6 +18,7 @@ from normbt.moments import join_moments
 from normbt.pairs import DataReport
 from normbt.pairs.report import REASONS_KEPT
 from normbt.pairs.sources import Source, open_source
+from normbt.processes import Processes, running_processes
 from normbt.results import (
     SCHEMA_VERSION,
     Normalisation,
@@ -32,7 +33,6 @@ from normbt.results import (
 from normbt.score.chunks import ChunkScorer, Form, OnMalformed, add_counts, chunks_of, find_form
 from normbt.score.normalisation import normalisation_path, read_normalisation, save_normalisation
 from normbt.score.parquet import write_parquet
-from normbt.score.processes import Processes, running_processes
 from normbt.scoring import DEFAULT_BATCH_TOKENS
 
 if TYPE_CHECKING:
