@@ -3,6 +3,9 @@ import gzip
 import io
 import json
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -645,6 +648,55 @@ def test_all_runs_what_is_there_and_says_why_the_rest_is_not(tmp_path, tokenizer
     empty.mkdir()
     with pytest.raises(DataError, match=r"No suite has data\. rewardbench: no name in"):
         evaluate_all(tiny_model("llama"), output_dir=tmp_path / "out", data=empty, **settings)
+
+
+@pytest.mark.slow
+def test_processes_share_the_scoring_and_give_the_files_of_one(tmp_path, tokenizer):
+    data, model = tmp_path / "data", tmp_path / "rm"
+    data.mkdir()
+    write_rows(data, prompts_of("rm-bench", 8)).rename(data / "rm-bench.jsonl")
+    write_rows(data, prompts_of("rewardbench2", 8)).rename(data / "rewardbench2.jsonl")
+    write_rows(data, random_pairs(60, subset=["math-prm", "donotanswer"])).rename(data / "rewardbench.jsonl")
+    tiny_model("llama").save_pretrained(model)
+    tokenizer.save_pretrained(model)
+    settings = {"batch_tokens": 64, "resamples": 20, "check_determinism": True}
+    one, _ = evaluate_all(model, output_dir=tmp_path / "one", data=data, device="cpu", **settings)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    command += ["-m", "normbt", "evaluate", str(model), "--all", "--data", str(data), "--check_determinism"]
+    command += ["--batch_tokens", "64", "--resamples", "20", "--output_dir", str(tmp_path / "two")]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HOME": str(tmp_path / "home")}
+    finished = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    assert finished.stdout.count("Result files in") == 1
+    for said_once in ("scoring", "rm-bench.jsonl: 8 rows read"):
+        assert finished.stderr.count(said_once) == 1
+    assert list(one) == ["rewardbench", "rewardbench2", "rm-bench"]
+    for suite, summary in one.items():
+        names = {path.name for path in (tmp_path / "one" / suite).iterdir()}
+        assert {path.name for path in (tmp_path / "two" / suite).iterdir()} == names
+        for name in names:
+            shared, alone = (_contents(tmp_path / folder / suite / name) for folder in ("two", "one"))
+            assert _equal_but_for_rounding(shared, alone), name
+        assert summary["inference"]["batching"] == "packed"
+
+
+def _contents(path):
+    """Of a result file, without what differs between two runs with equal results."""
+    if path.suffix == ".jsonl":
+        return [json.loads(line) for line in path.read_text().splitlines()]
+    whole = json.loads(path.read_text())
+    return {name: value for name, value in whole.items() if name not in ("provenance", "pairs_sha256")}
+
+
+def _equal_but_for_rounding(one, other):
+    """On CPUs the last bit of a product depends on where in memory the numbers lie."""
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(_equal_but_for_rounding(one[name], other[name]) for name in one)
+    if isinstance(one, list):
+        return len(one) == len(other) and all(map(_equal_but_for_rounding, one, other))
+    if isinstance(one, float) and isinstance(other, float):
+        return math.isclose(one, other, rel_tol=0, abs_tol=1e-5)
+    return one == other
 
 
 def test_all_from_the_hub_skips_what_cannot_be_reached(tmp_path, tokenizer, monkeypatch):

@@ -35,7 +35,7 @@ JOB_PACKAGES = f"{MODEL_PACKAGES} trl accelerate rich rapidfuzz"
 
 LAYERS = [
     _layer("0a errors", "errors"),
-    _layer("0b the launcher", "processes", "accelerate"),
+    _layer("0b the launcher", "processes", "torch accelerate"),
     _layer("1a formulas and parts", "losses stats metrics nonfinite head packing batching cost", FORMULA_PACKAGES),
     _layer("1b made of them", "weights batches gradients last_layer", FORMULA_PACKAGES),
     _layer("1c made of those", "attachment objective", FORMULA_PACKAGES),

@@ -280,8 +280,8 @@ def test_processes_share_the_chunks_and_give_the_same_file(tmp_path, checkpoint)
     rows[13] = {"prompt": "w5"}  # malformed, in a chunk of the second process
     data = write_rows(tmp_path / "rows.jsonl", rows)
     whole = run(checkpoint, data, tmp_path / "whole.jsonl")
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
-    launcher += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    # Not `accelerate launch`, which starts one process where there is no GPU, whatever number it is given.
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     command = ["-m", "normbt", "score", str(checkpoint), "--data", str(data), "--chunk_rows", "4"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HOME": str(tmp_path / "home")}
     finished = subprocess.run(
@@ -289,10 +289,13 @@ def test_processes_share_the_chunks_and_give_the_same_file(tmp_path, checkpoint)
         env=environment, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert finished.returncode == 0, finished.stderr[-3000:]
-    assert (tmp_path / "two.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+    # On CPUs the last bit of a product depends on where in memory the numbers lie.
+    lines, lines_of_one = (list(read_jsonl(tmp_path / f"{name}.jsonl")) for name in ("two", "whole"))
+    assert lines == [pytest.approx(line, abs=1e-5) for line in lines_of_one]
     two = read_json(tmp_path / "two.summary.json", kind="scoring")
-    for name in ("counts", "reasons", "rewards", "output_sha256"):
+    for name in ("counts", "reasons"):
         assert two[name] == whole[name]
+    assert two["rewards"] == pytest.approx(whole["rewards"], abs=1e-5)
     assert finished.stdout.count("Rewards in") == 1
 
 

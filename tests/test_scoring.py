@@ -1,4 +1,7 @@
 import logging
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,9 +12,10 @@ from torch import nn
 
 import normbt.attention
 import normbt.scoring
-from normbt.errors import ConfigError, DataError, ModelError
+from normbt.errors import ConfigError, DataError, ModelError, NormbtError
 from normbt.head import capture_hidden
 from normbt.loading import load_reward_model, max_positions
+from normbt.processes import ALONE, Processes, running_processes
 from normbt.scoring import score, score_pairs
 from tiny import BOS, DECODERS, ENCODERS, EOS, PAD, VOCABULARY, padded, random_rows, tiny_model
 
@@ -239,6 +243,112 @@ def test_pairs_get_both_rewards_the_distance_and_their_lengths(monkeypatch):
     assert progress[-1] == 10
     with pytest.raises(ValueError, match="as many chosen as rejected"):
         score_pairs(model, chosen, rejected[:2])
+
+
+# Several processes: here threads, each with a model of its own. With gloo: tests/test_evaluate.py.
+
+
+def in_processes(count, work):
+    """What ``work(processes)`` returns or raises in each of ``count`` processes."""
+    barrier, board = Barrier(count), [None] * count
+
+    def gather(index, part):
+        board[index] = part
+        barrier.wait(timeout=60)
+        parts = list(board)
+        barrier.wait(timeout=60)
+        return parts
+
+    def one(index):
+        try:
+            return work(Processes(index, count, None, barrier.wait, lambda part: gather(index, part)))
+        except (NormbtError, OSError) as error:
+            return error
+
+    with ThreadPoolExecutor(count) as pool:
+        return list(pool.map(one, range(count)))
+
+
+@pytest.mark.parametrize("count", [2, 3])
+@pytest.mark.parametrize("pack", [True, False])
+def test_processes_share_the_batches_of_one_and_give_its_rewards(count, pack):
+    rows = random_rows((3, 17, 5, 40, 4, 4, 29, 11, 3, 8, 21))
+    rows.append(rows[1])  # scored once, in one of the processes
+    models = [lively("llama") for _ in range(count)]
+    for model in models[1:]:
+        model.load_state_dict(models[0].state_dict())
+    forwards = [[] for _ in models]
+
+    def note(index, inputs):
+        forwards[index].append(str(inputs["input_ids"].tolist()))
+
+    for index, model in enumerate(models):
+        model.register_forward_pre_hook(
+            lambda _module, _args, inputs, index=index: note(index, inputs), with_kwargs=True
+        )
+
+    def run(processes):
+        told = []
+        settings = {"batch_tokens": 48, "keep_hidden": True, "progress": told.append, "processes": processes}
+        return score(models[processes.index], rows, pack=pack, **settings), told
+
+    shared = in_processes(count, run)
+    by_process, forwards[0] = list(forwards), []
+    alone = score(models[0], rows, batch_tokens=48, pack=pack, keep_hidden=True)
+    assert alone.batching == ("packed" if pack else "padded")
+    # The same batches, each in one process; the checks of the packing too are made by one.
+    assert sorted(batch for batches in by_process for batch in batches) == sorted(forwards[0])
+    assert min(map(len, by_process)) > 0
+    for scores, told in shared:
+        np.testing.assert_allclose(scores.rewards, alone.rewards, atol=1e-5)
+        torch.testing.assert_close(scores.hidden, alone.hidden, atol=1e-5, rtol=1e-5)
+        assert (scores.non_finite, scores.forwarded, scores.batching) == (0, 11, alone.batching)
+        assert told == sorted(told)
+        assert told[-1] == 12
+
+
+def test_more_processes_than_batches_and_nothing_to_score():
+    model, rows = tiny_model("llama"), random_rows((4, 6))
+    alone = score(model, rows, pack=False).rewards
+    models = [tiny_model("llama") for _ in range(3)]
+    for other in models:
+        other.load_state_dict(model.state_dict())
+    for scores in in_processes(3, lambda own: score(models[own.index], rows, pack=False, processes=own)):
+        np.testing.assert_allclose(scores.rewards, alone, atol=1e-5)
+    for scores in in_processes(3, lambda own: score(models[own.index], [], processes=own)):
+        assert scores.rewards.shape == (0,)
+
+
+def test_an_error_of_one_process_ends_all(monkeypatch):
+    models, rows = [tiny_model("llama") for _ in range(3)], random_rows((4, 3, 9))
+
+    def full(*args, **kwargs):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(models[1].model, "forward", full)
+    errors = in_processes(3, lambda own: score(models[own.index], rows, batch_tokens=1, pack=False, processes=own))
+    assert [type(error) for error in errors] == [ConfigError] * 3
+    assert str(errors[1]).startswith("A batch of 1 x 4 tokens does not fit")
+    assert str(errors[0]) == str(errors[2]) == f"Process 1 stopped: {errors[1]}"
+
+
+def test_any_error_of_one_process_is_told_to_the_others():
+    def main_fails(processes):
+        return processes.main_only(lambda: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+
+    failed, told = in_processes(2, main_fails)
+    assert isinstance(failed, OSError)
+    assert type(told) is NormbtError
+    assert str(told) == "Process 0 stopped: [Errno 28] No space left on device"
+    assert in_processes(2, lambda processes: processes.main_only(lambda: processes.index)) == [0, 0]
+
+
+def test_processes_that_cannot_be_connected_do_not_each_do_all(monkeypatch):
+    assert running_processes() is ALONE
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr("accelerate.PartialState", lambda **settings: SimpleNamespace(num_processes=1))
+    with pytest.raises(ConfigError, match="started 2 processes, and Accelerate connects 1 of them"):
+        running_processes()
 
 
 @pytest.mark.parametrize(

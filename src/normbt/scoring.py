@@ -8,8 +8,9 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,12 +18,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from normbt.attention import packing_obstacle, pair_attention
-from normbt.batching import arrange
+from normbt.batching import arrange, balance
 from normbt.errors import ConfigError, DataError, ModelError
 from normbt.head import capture_hidden, unwrap
 from normbt.loading import text_config
 from normbt.packing import Batching, TokenPair, build_packed, common_prefix
 from normbt.packing_check import check_packing
+from normbt.processes import ALONE, Processes
 from normbt.weights import pair_distance
 
 logger = logging.getLogger(__name__)
@@ -36,6 +38,14 @@ _CHECKED_COUPLES = 2
 
 Progress = Callable[[int], None]
 """Called with the number of sequences done so far."""
+
+
+class _Batch(NamedTuple):
+    """What goes through the model at once: rows, its tokens with the padding, and what makes the model's inputs."""
+
+    rows: list[int]
+    tokens: int
+    build: Callable[[], Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -88,6 +98,7 @@ def score(
     pack: bool = True,
     keep_hidden: bool = False,
     progress: Progress | None = None,
+    processes: Processes = ALONE,
 ) -> Scores:
     """Reward of every sequence of token ids.
 
@@ -96,21 +107,26 @@ def score(
     hold padded sequences of similar length. The largest come first, so that too large a batch fails at the start and
     not at the end.
 
+    Several processes share the batches, which are those of one process, so that the rewards are the same but for the
+    rounding of the devices. Every process must then call this, with the same sequences and the same model.
+
     Args:
         model: a reward model that :func:`normbt.head.capture_hidden` can serve, on its device; its mode is restored.
         sequences: token ids of each row, complete (template, BOS and EOS included), not padded.
         batch_tokens: most tokens in a batch, padding included; a longer sequence or couple is a batch of its own.
         pack: use packed batches where they are exact for the model; a self-check on the first couples decides.
         keep_hidden: return the hidden states too.
-        progress: called after every batch.
+        progress: called after every batch. Where processes share the work, each takes the others to be as far as it is.
+        processes: those that share the work, this one among them.
 
     Returns:
-        Rewards, and the hidden states if asked for.
+        Rewards, and the hidden states if asked for; of all sequences in every process.
 
     Raises:
         ConfigError: ``batch_tokens`` is not positive, or a batch does not fit the device's memory.
         DataError: a sequence is empty.
         ModelError: the model has no usable head, or does not know how to pad.
+        NormbtError: one of these was raised in another process.
     """
     if batch_tokens < 1:
         raise ConfigError(f"batch_tokens must be at least 1, found {batch_tokens}.")
@@ -123,25 +139,36 @@ def score(
     copies = np.bincount(row_of, minlength=len(ids)) if row_of else np.zeros(0, dtype=np.int64)
     rewards = torch.zeros(len(ids))
     hidden: list[Tensor] = [torch.empty(0)] * len(ids) if keep_hidden else []
-    done = 0
     with ExitStack() as stack:
         stack.enter_context(_inference(model))
-        couples = _couples(ids) if pack and _packing_is_exact(model, ids) else None
-        if couples is None:
-            batches = _padded_batches(model, ids, batch_tokens)
-        else:
+        # One process decides for all, since batches of two layouts would not add up to one set of rows.
+        packed = pack and processes.main_only(lambda: _packing_is_exact(model, ids))
+        if packed:
             stack.enter_context(pair_attention(model, pooled_only=True))
-            batches = _packed_batches(ids, couples, batch_tokens)
+            batches = list(_packed_batches(ids, batch_tokens))
+        else:
+            batches = list(_padded_batches(model, ids, batch_tokens))
         captured = stack.enter_context(capture_hidden(model))
-        for rows, inputs in batches:
-            _forward(model, inputs, batch_tokens)
-            rewards[rows] = captured.rewards.float().cpu()
-            if keep_hidden:
-                for row, state in zip(rows, captured.hidden.float().cpu(), strict=True):
-                    hidden[row] = state
-            done += int(copies[sorted(set(rows))].sum())
-            if progress is not None:
-                progress(done)
+        share = balance([batch.tokens for batch in batches], processes.count)[processes.index]
+        own = [int(copies[sorted(set(batches[place].rows))].sum()) for place in share]
+
+        def score_share() -> list[tuple[list[int], Tensor, Tensor | None]]:
+            scored, done = [], 0
+            for place, count in zip(share, own, strict=True):
+                _forward(model, batches[place].build(), batch_tokens)
+                states = captured.hidden.float().cpu() if keep_hidden else None
+                scored.append((batches[place].rows, captured.rewards.float().cpu(), states))
+                done += count
+                if progress is not None:
+                    progress(done * len(row_of) // sum(own))
+            return scored
+
+        for part in processes.together(score_share):
+            for rows, values, states in part:
+                rewards[rows] = values
+                if states is not None:
+                    for row, state in zip(rows, states, strict=True):
+                        hidden[row] = state
 
     values = rewards.numpy()[row_of] if row_of else np.zeros(0, dtype=np.float32)
     return Scores(
@@ -149,7 +176,7 @@ def score(
         hidden=torch.stack([hidden[index] for index in row_of]) if hidden else None,
         non_finite=int((~np.isfinite(values)).sum()),
         forwarded=len(ids),
-        batching="padded" if couples is None else "packed",
+        batching="packed" if packed else "padded",
     )
 
 
@@ -160,6 +187,7 @@ def score_pairs(
     *,
     batch_tokens: int = DEFAULT_BATCH_TOKENS,
     progress: Progress | None = None,
+    processes: Processes = ALONE,
 ) -> PairScores:
     """Rewards of both answers of every pair, and the distance between their representations.
 
@@ -169,6 +197,7 @@ def score_pairs(
         rejected: token ids of the other sequences.
         batch_tokens: as in :func:`score`.
         progress: called with the number of sequences done so far, two for each pair.
+        processes: as in :func:`score`.
 
     Returns:
         Rewards, distances and lengths.
@@ -192,6 +221,7 @@ def score_pairs(
             batch_tokens=batch_tokens,
             keep_hidden=True,
             progress=progress and _counting_from(2 * start, progress),
+            processes=processes,
         )
         assert scores.hidden is not None
         rewards[:, part] = scores.rewards.reshape(2, -1)
@@ -253,33 +283,41 @@ def _couples(ids: Sequence[tuple[int, ...]]) -> list[tuple[int, int]]:
     return couples + ([(single[-1], single[-1])] if len(single) % 2 else [])
 
 
-def _packed_batches(
-    ids: Sequence[tuple[int, ...]], couples: Sequence[tuple[int, int]], batch_tokens: int
-) -> Iterator[tuple[list[int], dict[str, Any]]]:
-    """Rows of each batch, first ones then second ones, and the model's inputs."""
+def _packed_batches(ids: Sequence[tuple[int, ...]], batch_tokens: int) -> Iterator[_Batch]:
+    """Couples in one row; the rows of each batch are the first ones, then the second ones."""
+    couples = _couples(ids)
     pairs = [TokenPair(ids[i], ids[j], common_prefix(ids[i], ids[j])) for i, j in couples]
     tokens = [len(pair.chosen_ids) + len(pair.rejected_ids) - pair.prefix_length for pair in pairs]
     for batch in arrange(tokens, batch_tokens):
         rows = [couples[place][0] for place in batch] + [couples[place][1] for place in batch]
-        yield rows, build_packed([pairs[place] for place in batch]).inputs
+        in_batch = [pairs[place] for place in batch]
+        yield _Batch(rows, sum(tokens[place] for place in batch), partial(_packed_inputs, in_batch))
 
 
-def _padded_batches(
-    model: nn.Module, ids: Sequence[tuple[int, ...]], batch_tokens: int
-) -> Iterator[tuple[list[int], dict[str, Any]]]:
-    """Rows of each batch, longest first, of at most ``batch_tokens`` tokens after padding, and the model's inputs."""
+def _packed_inputs(pairs: Sequence[TokenPair]) -> Mapping[str, Any]:
+    return build_packed(pairs).inputs
+
+
+def _padded_batches(model: nn.Module, ids: Sequence[tuple[int, ...]], batch_tokens: int) -> Iterator[_Batch]:
+    """Rows by length, longest first, as many in a batch as its tokens allow after padding."""
     order = sorted(range(len(ids)), key=lambda row: -len(ids[row]))
     start = 0
     while start < len(order):
-        rows = order[start : start + max(1, batch_tokens // len(ids[order[start]]))]
+        longest = len(ids[order[start]])
+        rows = order[start : start + max(1, batch_tokens // longest)]
         start += len(rows)
-        pad = _pad_token_id(model, needed=len(rows) > 1)
-        input_ids = torch.full((len(rows), len(ids[rows[0]])), pad, dtype=torch.long)
-        mask = torch.zeros_like(input_ids)
-        for place, row in enumerate(rows):
-            input_ids[place, : len(ids[row])] = torch.as_tensor(ids[row])
-            mask[place, : len(ids[row])] = 1
-        yield rows, {"input_ids": input_ids, "attention_mask": mask}
+        build = partial(_padded_inputs, [ids[row] for row in rows], _pad_token_id(model, needed=len(rows) > 1))
+        yield _Batch(rows, len(rows) * longest, build)
+
+
+def _padded_inputs(rows: Sequence[tuple[int, ...]], pad: int) -> Mapping[str, Any]:
+    """The model's inputs of rows that are filled up on the right; the first is the longest."""
+    input_ids = torch.full((len(rows), len(rows[0])), pad, dtype=torch.long)
+    mask = torch.zeros_like(input_ids)
+    for place, row in enumerate(rows):
+        input_ids[place, : len(row)] = torch.as_tensor(row)
+        mask[place, : len(row)] = 1
+    return {"input_ids": input_ids, "attention_mask": mask}
 
 
 def _forward(model: nn.Module, inputs: Mapping[str, Any], batch_tokens: int) -> None:

@@ -51,6 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     if is_main_process():
         logging.getLogger("normbt").setLevel(logging.INFO)
+    else:
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # Transformers' bars too; one process shows them
     try:
         result = app(args=with_underscores(sys.argv[1:] if argv is None else argv), standalone_mode=False)
     except NormbtError as error:

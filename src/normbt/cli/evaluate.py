@@ -22,7 +22,7 @@ from normbt.cli.options import (
     Template,
     TrustRemoteCode,
 )
-from normbt.cli.terminal import messages, output, page, progress_bar
+from normbt.cli.terminal import is_main_process, messages, output, page, progress_bar
 from normbt.errors import ConfigError
 
 
@@ -109,6 +109,7 @@ def evaluate(
     }
     folder, skipped = output_dir or Path("evaluations", Path(model).name), {}
     with progress_bar() as bar:
+        bar.disable = not is_main_process()
         scored = bar.add_task("scoring", total=None)
         settings["progress"] = lambda done, total: bar.update(scored, completed=done, total=total)
         if all_suites:
@@ -118,6 +119,8 @@ def evaluate(
             folder = output_dir or folder / chosen.value
             summary = run_evaluation(model, output_dir=folder, suite=chosen.value, split=split, **settings)
             summaries = {chosen.value: summary}
+    if not is_main_process():
+        return
     for summary in summaries.values():
         page.print(render_summary(summary))
     for name, reason in skipped.items():

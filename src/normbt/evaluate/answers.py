@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from normbt.inference import RewardModel
+from normbt.processes import Processes
 from normbt.scoring import score, score_pairs
 from normbt.suites import Item
 
@@ -59,6 +60,7 @@ def score_items(
     *,
     in_pairs: bool,
     batch_tokens: int,
+    processes: Processes,
     progress: Progress | None = None,
 ) -> Answers:
     """Score every answer of every item.
@@ -68,6 +70,7 @@ def score_items(
         items: what to score.
         in_pairs: every item is one pair, whose distance is wanted too.
         batch_tokens: most tokens of a batch.
+        processes: those that share the batches.
         progress: called after every batch.
 
     Returns:
@@ -86,11 +89,12 @@ def score_items(
     (chosen_ids, chosen_cut, chosen_starts), (rejected_ids, rejected_cut, rejected_starts) = sides
     total = len(chosen_ids) + len(rejected_ids)
     tell = (lambda done: progress(done, total)) if progress else None
+    settings: dict[str, Any] = {"batch_tokens": batch_tokens, "progress": tell, "processes": processes}
     if in_pairs:
-        pairs = score_pairs(scorer.model, chosen_ids, rejected_ids, batch_tokens=batch_tokens, progress=tell)
+        pairs = score_pairs(scorer.model, chosen_ids, rejected_ids, **settings)
         chosen, rejected, distance, batching = pairs.chosen, pairs.rejected, pairs.distance, pairs.batching
     else:
-        scores = score(scorer.model, [*chosen_ids, *rejected_ids], batch_tokens=batch_tokens, progress=tell)
+        scores = score(scorer.model, [*chosen_ids, *rejected_ids], **settings)
         chosen, rejected = np.split(scores.rewards, [len(chosen_ids)])
         distance, batching = None, scores.batching
     return Answers(

@@ -11,6 +11,7 @@ from normbt.evaluate.answers import Progress
 from normbt.evaluate.data import read_all, read_suite
 from normbt.evaluate.run import run_suite, training_seed
 from normbt.inference import TEMPLATES, RewardModel, Template, open_model
+from normbt.processes import Processes, running_processes
 from normbt.results import EvaluationSummary
 from normbt.scoring import DEFAULT_BATCH_TOKENS
 from normbt.suites import SUITES, find_suite
@@ -56,6 +57,9 @@ def evaluate(
     The records are ``pairs.jsonl``, or ``prompts.jsonl`` where a prompt has several answers. The summary is written
     last: where there is one, the evaluation is complete.
 
+    Processes that ``accelerate launch`` or ``torchrun`` started share the scoring; every one of them must call this.
+    The main one writes.
+
     Args:
         model: folder, adapter folder or Hub id of a reward model, or a loaded one (then with its ``tokenizer``).
         output_dir: folder of the result files.
@@ -93,8 +97,9 @@ def evaluate(
     settings = _settings(locals())
     check_settings(settings)
     read = read_suite(find_suite(suite), data=data, split=split, limit=limit, seed=seed)
-    scorer = _open(model, tokenizer, settings)
-    return run_suite(scorer, read, Path(output_dir), settings, training_seed(model), progress)
+    processes = running_processes()
+    scorer = _open(model, tokenizer, settings, processes)
+    return run_suite(scorer, read, Path(output_dir), settings, training_seed(model), processes, progress)
 
 
 def evaluate_all(
@@ -120,7 +125,8 @@ def evaluate_all(
 ) -> SuiteResults:
     """Run every suite whose data are there, each into a folder of its name, with the model loaded once.
 
-    All data are read before the model is loaded, so that what is wrong with them shows at once.
+    All data are read before the model is loaded, so that what is wrong with them shows at once. Processes share the
+    scoring as in :func:`evaluate`.
 
     Args:
         model: as in :func:`evaluate`, like all that are not named here.
@@ -157,11 +163,13 @@ def evaluate_all(
     if not readings:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in skipped.items())
         raise DataError(f"No suite has data. {reasons}")
-    scorer, trained_with = _open(model, tokenizer, settings), training_seed(model)
-    summaries = {
-        read.suite.name: run_suite(scorer, read, Path(output_dir) / read.suite.name, settings, trained_with, progress)
-        for read in readings
-    }
+    processes, trained_with = running_processes(), training_seed(model)
+    scorer = _open(model, tokenizer, settings, processes)
+    summaries = {}
+    for read in readings:
+        name = read.suite.name
+        folder = Path(output_dir) / name
+        summaries[name] = run_suite(scorer, read, folder, settings, trained_with, processes, progress)
     return SuiteResults(summaries, skipped)
 
 
@@ -195,7 +203,11 @@ def _settings(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _open(
-    model: str | Path | PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, settings: Mapping[str, Any]
+    model: str | Path | PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase | None,
+    settings: Mapping[str, Any],
+    processes: Processes,
 ) -> RewardModel:
-    names = ("max_length", "dtype", "device", "attention", "allow_untrained_head", "seed", "trust_remote_code")
-    return open_model(model, tokenizer=tokenizer, **{name: settings[name] for name in names})
+    names = ("max_length", "dtype", "attention", "allow_untrained_head", "seed", "trust_remote_code")
+    device = settings["device"] or processes.device
+    return open_model(model, tokenizer=tokenizer, device=device, **{name: settings[name] for name in names})

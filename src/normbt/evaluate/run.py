@@ -6,12 +6,13 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from normbt.evaluate.answers import Progress, score_items
+from normbt.evaluate.answers import Answers, Progress, score_items
 from normbt.evaluate.data import SuiteData
 from normbt.evaluate.determinism import check_determinism
 from normbt.evaluate.records import make_records
 from normbt.evaluate.summary import ScoreTable
 from normbt.inference import RewardModel
+from normbt.processes import Processes
 from normbt.results import (
     DATA_REPORT_FILE,
     DETERMINISM_FILE,
@@ -35,9 +36,12 @@ def run_suite(
     folder: Path,
     settings: Mapping[str, Any],
     training_seed: int | None,
+    processes: Processes,
     progress: Progress | None,
 ) -> EvaluationSummary:
     """Score one suite with a loaded model and write its files, the summary last.
+
+    Processes share the scoring; the main one does the rest while the others wait.
 
     Args:
         opened: the model.
@@ -45,10 +49,11 @@ def run_suite(
         folder: where the files go.
         settings: of the job, as :func:`normbt.evaluate.evaluate` takes them.
         training_seed: seed the model was trained with, where it is known.
+        processes: those that share the scoring.
         progress: called with the number of sequences done and in all.
 
     Returns:
-        The summary, as written.
+        The summary, as written; in every process.
     """
     suite, items = read.suite, read.items
     in_pairs = isinstance(suite, PairSuite)
@@ -58,7 +63,27 @@ def run_suite(
         has_prompt=items[0].prompt is not None,
         chat_by_default=suite.chat,
     )
-    answers = score_items(scorer, items, in_pairs=in_pairs, batch_tokens=settings["batch_tokens"], progress=progress)
+    answers = score_items(
+        scorer,
+        items,
+        in_pairs=in_pairs,
+        batch_tokens=settings["batch_tokens"],
+        processes=processes,
+        progress=progress,
+    )
+    return processes.main_only(lambda: _write(scorer, read, answers, folder, settings, training_seed))
+
+
+def _write(
+    scorer: RewardModel,
+    read: SuiteData,
+    answers: Answers,
+    folder: Path,
+    settings: Mapping[str, Any],
+    training_seed: int | None,
+) -> EvaluationSummary:
+    """Summarise what was scored and write the files."""
+    suite, items = read.suite, read.items
     records = make_records(suite, items, answers)
     seed, resamples, confidence = settings["seed"], settings["resamples"], settings["confidence"]
     determinism = None
@@ -73,7 +98,7 @@ def run_suite(
         table.scores(table.outcomes.sections()),
         table.scores(table.outcomes.details()),
     )
-    subsets, records_file = table.by("subsets"), PAIRS_FILE if in_pairs else PROMPTS_FILE
+    subsets, records_file = table.by("subsets"), PAIRS_FILE if isinstance(suite, PairSuite) else PROMPTS_FILE
     inference = scorer.settings(batch_tokens=settings["batch_tokens"], batching=answers.batching)
     written = write_jsonl(folder / records_file, records)
     flat = suite.leaderboard(

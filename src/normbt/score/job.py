@@ -75,7 +75,8 @@ def score_rows(
     Rows go through the model in chunks. Each finished chunk is a file of its own in ``OUTPUT.parts``, written whole or
     not at all; when all are there they are joined to the output, and a summary beside it is written last. A run that
     was killed goes on with the missing chunks, and gives the same file as one that was not. Processes that
-    ``accelerate launch`` started take turns with the chunks; the result is the same for any number of them.
+    ``accelerate launch`` or ``torchrun`` started take turns with the chunks; the result is the same for any number of
+    them but for rounding.
 
     Args:
         model: folder, adapter folder or Hub id of a reward model, or a loaded one (then with its ``tokenizer``).
