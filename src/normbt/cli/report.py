@@ -13,7 +13,8 @@ def report(
     folders: Annotated[
         list[Path],
         typer.Argument(
-            metavar="DIR...", help="Output folders of diagnose, evaluate, train or demo, or folders of them."
+            metavar="DIR...",
+            help="Output folders of diagnose, evaluate, compare, train, experiment or demo, or folders of them.",
         ),
     ],
     output_dir: Annotated[

@@ -61,7 +61,9 @@ def find_sources(folders: Sequence[str | os.PathLike[str]], marks: Sequence[Mark
     for folder in map(Path, folders):
         if not folder.is_dir():
             what = "is a file, not a folder" if folder.exists() else "does not exist"
-            raise DataError(f"{folder} {what}. Name the output folder of diagnose, evaluate, train or demo.")
+            raise DataError(
+                f"{folder} {what}. Name the output folder of diagnose, evaluate, compare, train, experiment or demo."
+            )
         results = 0
         for path in _candidates(folder, {mark.file for mark in marks}):
             mark = _mark_of(path, marks)
