@@ -64,7 +64,7 @@ def check_packing(
     chosen_changed = [_changed(model, pair, chosen=True) for pair in pairs]
     rejected_changed = [_changed(model, pair, chosen=False) for pair in pairs]
     sequences = [pair.chosen_ids for pair in pairs] + [pair.rejected_ids for pair in pairs]
-    with _evaluating(model):
+    with evaluating(model):
         separate = torch.cat([_rows(model, _alone(ids)) for ids in sequences])
         padded = _rows(model, build_padded(pairs, pad_token_id=0).inputs)
         with pair_attention(model, pooled_only=True):
@@ -107,14 +107,16 @@ def made_up_pairs(model: nn.Module, *, count: int = 4, seed: int = 0) -> list[To
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    training = model.training
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients; every module gets its own mode back."""
+    modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
         with torch.no_grad():
             yield
     finally:
-        model.train(training)
+        for module, training in modes:
+            module.training = training
 
 
 def _rows(model: nn.Module, inputs: dict[str, Any]) -> Tensor:

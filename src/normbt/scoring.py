@@ -6,7 +6,7 @@ right, the pooled token is the last of each sequence, and the head runs in float
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -23,7 +23,7 @@ from normbt.errors import ConfigError, DataError, ModelError
 from normbt.head import capture_hidden, unwrap
 from normbt.loading import text_config
 from normbt.packing import Batching, TokenPair, build_packed, common_prefix
-from normbt.packing_check import check_packing
+from normbt.packing_check import check_packing, evaluating
 from normbt.processes import ALONE, Processes
 from normbt.weights import pair_distance
 
@@ -140,7 +140,7 @@ def score(
     rewards = torch.zeros(len(ids))
     hidden: list[Tensor] = [torch.empty(0)] * len(ids) if keep_hidden else []
     with ExitStack() as stack:
-        stack.enter_context(_inference(model))
+        stack.enter_context(evaluating(model))
         # One process decides for all, since batches of two layouts would not add up to one set of rows.
         packed = pack and processes.main_only(lambda: _packing_is_exact(model, ids))
         if packed:
@@ -237,19 +237,6 @@ def score_pairs(
         non_finite=non_finite,
         batching=batching,
     )
-
-
-@contextmanager
-def _inference(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; every module gets its own mode back."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 def _packing_is_exact(model: nn.Module, ids: Sequence[tuple[int, ...]]) -> bool:
