@@ -48,7 +48,7 @@ LAYERS = [
     ),
     _layer("3a data and inference", "synthetic suites scoring inference norm_meter", MODEL_PACKAGES),
     _layer("3b made of them", "live_view", MODEL_PACKAGES),
-    _layer("4a settings", "config", JOB_PACKAGES),
+    _layer("4a settings, parts of the trainer", "config saving finite_check", JOB_PACKAGES),
     _layer("4b jobs", "trainer evaluate diagnose score compare expected score serving doctor arguments", JOB_PACKAGES),
     _layer("4c jobs made of jobs", "train launch best_of_n", f"{JOB_PACKAGES} httpx2"),
     _layer("4d in other frameworks", "integrations", "torch transformers pydantic swift llamafactory axolotl openrlhf"),

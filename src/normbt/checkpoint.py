@@ -28,6 +28,12 @@ class TrainingState:
     tokens: int
 
 
+def loss_settings(args: Any) -> dict[str, Any]:
+    """The settings of a run that give mu its meaning, out of all of them."""
+    names = ("loss", "smoothing", "weighting", "distance", "beta", "eps", "max_weight")
+    return {name: getattr(args, name) for name in names}
+
+
 def save_state(folder: str | Path, state: TrainingState) -> None:
     """Write the state into a checkpoint's folder.
 

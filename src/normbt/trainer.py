@@ -3,16 +3,14 @@
 import contextlib
 import inspect
 import logging
-import pickle
-import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import reduce
 from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from accelerate.utils import DistributedType, broadcast_object_list, gather_object, is_peft_model
+from accelerate.utils import DistributedType, gather_object, is_peft_model
 from datasets import Dataset, IterableDataset
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -25,7 +23,6 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
-from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, IntervalStrategy, SaveStrategy
 from trl import RewardTrainer
 from trl.data_utils import get_dataset_column_names
@@ -35,12 +32,12 @@ from normbt.adapters import check_head_is_trained, reward_peft_config
 from normbt.attachment import is_attached
 from normbt.attention import pair_attention
 from normbt.batches import MicroBatch, PairExamples, StepBatches, from_collator, pair_count
-from normbt.checkpoint import TrainingState, load_state, save_state
-from normbt.completeness import choose_checkpoint, last_complete, rotate, seal
+from normbt.checkpoint import TrainingState, load_state, loss_settings, save_state
 from normbt.config import NormBTConfig
 from normbt.encoding import encode_pairs, longest_sequence, prepare_tokenizer
-from normbt.errors import ConfigError, ModelError, StateError
-from normbt.faults import memory_fault, writing
+from normbt.errors import ConfigError
+from normbt.faults import memory_fault
+from normbt.finite_check import look_closer, of_all_processes, stop_or_go_on
 from normbt.head import HeadCapture, unwrap
 from normbt.live_view import make_live_view
 from normbt.metrics import COLUMNS, pair_metrics, stack_records
@@ -49,7 +46,7 @@ from normbt.objective import Objective
 from normbt.packing import as_token_pair
 from normbt.packing_check import check_packing, made_up_pairs
 from normbt.pairs import DataReport, LiveReport, read_pairs
-from normbt.reload import check_reload
+from normbt.saving import Checkpoints, plain_tensors_only, prove_reload
 from normbt.step_plan import StepPlan, make_step_plan
 from normbt.weights import EmaState, all_reduce_sum, pair_distance, update_ema
 
@@ -57,8 +54,6 @@ logger = logging.getLogger(__name__)
 
 _CHECKED_PAIRS = 4
 """Pairs of the packing self-check: each costs two forwards of one sequence."""
-_MOST_SKIPPED_IN_A_ROW = 20
-"""A run that has lost so many steps to NaN, one after another, learns nothing any more."""
 
 
 class NormBTTrainer(RewardTrainer):
@@ -138,7 +133,7 @@ class NormBTTrainer(RewardTrainer):
         self._watch = {"train": FiniteWatch(), "eval": FiniteWatch()}
         self._tokens = 0  # of this process; after a resume, the main process has those before
         self._probe: MicroBatch | None = None
-        self._reload_is_checked = False
+        self._checkpoints = Checkpoints(self.args, self.accelerator)
         inner: Any = unwrap(self.model)
         self._counted_parameters = inner.num_parameters(exclude_embeddings=True)
         self.add_callback(_StepEnd(self._end_step))
@@ -183,7 +178,7 @@ class NormBTTrainer(RewardTrainer):
 
         ``resume_from_checkpoint=True`` takes the last *complete* checkpoint of ``output_dir``.
         """
-        checkpoint = self._checkpoint_to_resume(resume_from_checkpoint)
+        checkpoint = self._checkpoints.to_resume(resume_from_checkpoint)
         with self._reading_packed_rows():
             try:
                 return super().train(checkpoint, *args, **kwargs)
@@ -193,7 +188,7 @@ class NormBTTrainer(RewardTrainer):
                 raise ConfigError(
                     f"Out of memory on {self.args.device} at step {self.state.global_step + 1}: {cause} Lower "
                     f"token_budget (now {self.step_plan.token_budget}), per_device_train_batch_size or max_length, or "
-                    f"set gradient_checkpointing. {self._way_back()}"
+                    f"set gradient_checkpointing. {self._checkpoints.way_back()}"
                 ) from error
 
     def _make_step_plan(self) -> StepPlan:
@@ -429,52 +424,25 @@ class NormBTTrainer(RewardTrainer):
         """Look at what was not finite since the last look, on every process; stop, or warn.
 
         Raises:
-            ModelError: there was something, and ``on_nonfinite`` is ``stop``; or no step can be taken any more.
+            ModelError: as :func:`normbt.finite_check.stop_or_go_on`.
         """
-        findings = self._gathered(self._watch["train"].take())
-        if not findings:
-            return findings
-        stuck = findings.skipped_in_a_row >= _MOST_SKIPPED_IN_A_ROW
-        if self.args.on_nonfinite == "skip" and not stuck:
-            logger.warning("%s Those steps were not taken.", findings.describe())
-            return findings
-        reason = f"{findings.skipped_in_a_row} steps in a row could not be taken. " if stuck else ""
-        raise ModelError(
-            f"{reason}{findings.describe()} {self._look_closer(findings)} Look at these rows, lower learning_rate or "
-            f"max_grad_norm, or train past them with --on_nonfinite skip. {self._way_back()}"
+        return stop_or_go_on(
+            of_all_processes(self._watch["train"].take()),
+            skip=self.args.on_nonfinite == "skip",
+            look_closer=self._look_closer,
+            way_back=self._checkpoints.way_back,
         )
 
-    def _gathered(self, findings: Findings) -> Findings:
-        if self.accelerator.num_processes == 1:
-            return findings
-        return findings.joined_by(gather_object([findings]))
-
-    @torch.no_grad()
     def _look_closer(self, findings: Findings) -> str:
-        """Whether the parameters are finite, and which of the named pairs are not finite by themselves."""
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             return ""
-        if not all(bool(parameter.isfinite().all()) for parameter in self.model.parameters()):
-            return "The model's parameters are not finite themselves: they were so from the start, or DeepSpeed's step."
-        kept = "The parameters are finite: no such step was taken."
-        if not findings.pairs or "id" not in (get_dataset_column_names(self.train_dataset) or ()):
-            return kept
-        if isinstance(self.train_dataset, IterableDataset):
-            return kept
-        places = {name: place for place, name in enumerate(self.train_dataset["id"]) if name in findings.pairs}
-        alone = []
-        was_training = self.model.training
-        self.model.eval()
-        for name, place in places.items():
-            batch = self.step_plan.padded([self.train_dataset[place]]).to(self.args.device)
-            with self.accelerator.autocast():
-                rewards, hidden, _ = self._forward(self.model, batch)
-            if not self._objective(rewards, hidden, batch.margin).finite.all():
-                alone.append(name)
-        self.model.train(was_training)
-        if not alone:
-            return f"{kept} Run alone, each of these pairs is finite now."
-        return f"{kept} Run alone, not finite: {', '.join(alone)}."
+        return look_closer(self.model, self.train_dataset, findings, self._is_finite_alone)
+
+    def _is_finite_alone(self, example: Mapping[str, Any]) -> bool:
+        batch = self.step_plan.padded([example]).to(self.args.device)
+        with self.accelerator.autocast():
+            rewards, hidden, _ = self._forward(self.model, batch)
+        return bool(self._objective(rewards, hidden, batch.margin).finite.all())
 
     def log_aside(self, logs: dict[str, float]) -> None:
         """Log something else between two training logs, which keep their records and their turn."""
@@ -493,7 +461,7 @@ class NormBTTrainer(RewardTrainer):
         self._records["eval"].clear()
         with self._reading_packed_rows():
             output = super().evaluation_loop(*args, **kwargs)
-        findings = self._gathered(self._watch["eval"].take())
+        findings = of_all_processes(self._watch["eval"].take())
         if findings:
             logger.warning("%s: %s These pairs count as wrong.", prefix, findings.describe())
         metrics = pair_metrics(self._take_records("eval", gathered=True), max_weight=self._max_weight)
@@ -545,101 +513,41 @@ class NormBTTrainer(RewardTrainer):
         super()._save_optimizer_and_scheduler(output_dir)
         tokens = self._total_tokens()
         if self.args.should_save:
-            state = TrainingState(self._loss_settings(), float(self._ema.mean), int(self._ema.count), tokens)
+            state = TrainingState(loss_settings(self.args), float(self._ema.mean), int(self._ema.count), tokens)
             save_state(output_dir, state)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        try:
+        with plain_tensors_only(checkpoint):
             super()._load_optimizer_and_scheduler(checkpoint)
-        except pickle.UnpicklingError as error:  # torch reads tensors and plain values only, nothing that could run
-            raise StateError(f"{checkpoint} holds a file that is not plain tensors and numbers: {error}") from error
         if checkpoint is None:
             return
-        state = load_state(checkpoint, self._loss_settings())
+        state = load_state(checkpoint, loss_settings(self.args))
         device = self.args.device
         self._ema = EmaState(torch.tensor(state.mu, device=device), torch.tensor(state.updates, device=device))
         self._mu_is_set = state.updates > 0
         self._tokens = state.tokens if self.accelerator.is_main_process else 0
 
-    def _loss_settings(self) -> dict[str, Any]:
-        names = ("loss", "smoothing", "weighting", "distance", "beta", "eps", "max_weight")
-        return {name: getattr(self.args, name) for name in names}
-
-    def _checkpoint_to_resume(self, wanted: str | bool | None) -> str | None:
-        """The checkpoint that all processes resume from: the main one looks, and the others follow."""
-        if wanted is None or wanted is False:
-            return None
-        answer: list[Any] = [None]
-        if self.accelerator.is_main_process:
-            try:
-                answer = [choose_checkpoint(None if wanted is True else wanted, self.args.output_dir or ".")]
-            except StateError as error:
-                answer = [error]
-        broadcast_object_list(answer)
-        if isinstance(answer[0], StateError):
-            raise answer[0]
-        folder, passed_over = answer[0]
-        for message in passed_over:
-            logger.warning(message)
-        logger.info("Resuming from %s.", folder)
-        return str(folder)
-
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Write a checkpoint, check the first, declare it complete, and only then delete older ones."""
+        """Write a checkpoint, prove the first, declare it complete, and only then delete older ones."""
         self._check_finite()  # a log came before, unless logging is off: no checkpoint is written past a NaN
         folder = Path(self._get_output_dir(trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-        with writing(folder, afterwards=lambda: self._give_up(folder)):
-            if self.args.should_save and folder.exists():
-                shutil.rmtree(folder)  # of an earlier run, or half-written: its files must not mix with the new ones
-            self.accelerator.wait_for_everyone()
-            limit, self.args.save_total_limit = self.args.save_total_limit, None  # Transformers would delete too early
-            try:
-                super()._save_checkpoint(model, trial)
-            finally:
-                self.args.save_total_limit = limit
+        with self._checkpoints.being_written(folder, best=lambda: self.state.best_model_checkpoint):
+            super()._save_checkpoint(model, trial)
             if not self.args.push_to_hub:  # otherwise done before the upload
-                self._complete(folder)
-            if self.args.should_save:
-                rotate(folder, limit, keep=[self.state.best_model_checkpoint])
+                self._checkpoints.complete(folder, prove=self._prove_reload)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        self._complete(Path(checkpoint_folder))
+        self._checkpoints.complete(Path(checkpoint_folder), prove=self._prove_reload)
         super()._push_from_checkpoint(checkpoint_folder)
 
-    def _complete(self, folder: Path) -> None:
-        """Every process has written its part: check the first checkpoint of the run, then declare it complete."""
-        self.accelerator.wait_for_everyone()
-        if not self._reload_is_checked:
-            self._reload_is_checked = True
-            self._check_reload(folder)
-        if self.args.should_save:
-            torch.save(self.args, folder / TRAINING_ARGS_NAME)  # again: save_total_limit was off in the first
-            seal(folder)
-
-    def _give_up(self, folder: Path) -> str:
-        if self.args.should_save:
-            shutil.rmtree(folder, ignore_errors=True)
-        return f"What there was of it has been removed. {self._way_back()}"
-
-    def _way_back(self) -> str:
-        good = last_complete(self.args.output_dir or ".")
-        if good is None:
-            return "There is no complete checkpoint yet: start again."
-        return f"The last complete checkpoint is {good}: continue with --resume_from_checkpoint true."
-
-    def _check_reload(self, folder: Path) -> None:
-        """Prove once that the saved checkpoint scores like the model in memory (see :mod:`normbt.reload`)."""
+    def _prove_reload(self, folder: Path) -> None:
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             logger.warning("The first checkpoint is sharded; that it reloads with the same scores was not checked.")
-            return
-        if not self.args.should_save or self._probe is None:
-            return
-        was_training = self.model.training
-        self.model.eval()
-        with torch.no_grad(), self.accelerator.autocast():
-            rewards, _, _ = self._forward(self.model, self._probe.to(self.args.device))
-        self.model.train(was_training)
-        check_reload(folder, self.model, self._probe.inputs, rewards, autocast=self.accelerator.autocast)
+        elif self.args.should_save and self._probe is not None:
+            prove_reload(folder, self.model, self._probe, self._score, autocast=self.accelerator.autocast)
+
+    def _score(self, batch: MicroBatch) -> Tensor:
+        return self._forward(self.model, batch.to(self.args.device))[0]
 
 
 class _StepEnd(TrainerCallback):
