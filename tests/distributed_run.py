@@ -72,24 +72,50 @@ def train_attached(folder: Path) -> None:
 COLLECTIVES = ("all_reduce", "all_gather", "all_gather_into_tensor", "all_gather_object", "broadcast", "barrier")
 
 
-class CountCollectives(TrainerCallback):
-    """How many collectives were called before each step; those that DDP calls for gradients are not Python's."""
+class Watched:
+    """A collective that is under way; waiting for it is an event."""
 
-    def __init__(self) -> None:
-        self.calls = 0
-        self.before_steps: list[int] = []
+    def __init__(self, work, events: list[str]) -> None:
+        self.work, self.events = work, events
+
+    def wait(self) -> None:
+        self.events.append("wait")
+        self.work.wait()
+
+
+class Trace(TrainerCallback):
+    """What a process does, in order: steps, backwards, optimizer steps and the collectives that Python calls.
+
+    Those that DDP calls for gradients are not Python's.
+    """
+
+    def __init__(self, accelerator) -> None:
+        self.events: list[str] = []
+        self.undo = [(torch.distributed, name, getattr(torch.distributed, name)) for name in COLLECTIVES]
+        self.undo.append((accelerator, "backward", accelerator.backward))
         for name in COLLECTIVES:
-            setattr(torch.distributed, name, self.counted(getattr(torch.distributed, name)))
+            setattr(torch.distributed, name, self.told(name, getattr(torch.distributed, name)))
+        accelerator.backward = self.told("backward", accelerator.backward)
 
-    def counted(self, collective):
-        def call(*args, **kwargs):
-            self.calls += 1
-            return collective(*args, **kwargs)
+    def told(self, name: str, call):
+        def telling(*args, **kwargs):
+            started = " started" if kwargs.get("async_op") else ""
+            size = f" {args[0].numel() * args[0].element_size()}" if args and torch.is_tensor(args[0]) else ""
+            self.events.append(name if name == "backward" else f"{name}{size}{started}")
+            result = call(*args, **kwargs)
+            return Watched(result, self.events) if started else result
 
-        return call
+        return telling
 
     def on_step_begin(self, *args, **kwargs) -> None:
-        self.before_steps.append(self.calls)
+        self.events.append("step")
+
+    def on_pre_optimizer_step(self, *args, **kwargs) -> None:
+        self.events.append("optimizer")
+
+    def stop(self) -> None:
+        for owner, name, original in self.undo:
+            setattr(owner, name, original)
 
 
 def main(runs: dict[str, dict], folder: Path) -> None:
@@ -103,9 +129,12 @@ def main(runs: dict[str, dict], folder: Path) -> None:
             eval_dataset={"held-out": word_pairs(7, seed=5)},
             processing_class=word_tokenizer(),
         )
-        counter = CountCollectives()
-        trainer.add_callback(counter)
+        trace = Trace(trainer.accelerator)
+        trainer.add_callback(trace)
         trainer.train(resume_from_checkpoint=resume)
+        trace.stop()
+        seen = {"mu": trainer.mu, "events": trace.events}
+        (folder / f"{name}.process-{trainer.args.process_index}.json").write_text(json.dumps(seen))
         metrics = trainer.evaluate()
         parameters, sharded = whole_parameters(trainer.model)
         if trainer.is_world_process_zero():
@@ -116,7 +145,7 @@ def main(runs: dict[str, dict], folder: Path) -> None:
             metrics = {key: value for key, value in metrics.items() if "held-out" in key and "per_second" not in key}
             metrics = {key: value for key, value in metrics.items() if "runtime" not in key and "prep" not in key}
             torch.save(parameters, folder / f"{name}.pt")
-            result = {"log": log, "metrics": metrics, "sharded": sharded, "collectives": counter.before_steps}
+            result = {"log": log, "metrics": metrics, "sharded": sharded}
             (folder / f"{name}.json").write_text(json.dumps(result))
     if "ACCELERATE_USE_FSDP" not in os.environ:
         train_attached(folder)

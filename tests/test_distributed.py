@@ -12,17 +12,26 @@ import torch
 
 pytest.importorskip("trl")
 
+from distributed_run import COLLECTIVES
+from normbt.checkpoint import STATE_FILE
+
 HERE = Path(__file__).parent
 
 # 19 pairs in steps of 8: the last step has 3, so that with micro-batches of one a process has none in some of them.
+# 17 pairs: the last step has one, and the other process none at all.
 RUNS = {
     "packed": {"batching": "packed", "token_budget": 60},
     "padded": {"batching": "padded", "save_strategy": "steps", "save_steps": 1},
+    "idle": {"batching": "packed", "pairs": 17},
     # One pair is NaN, in one of the processes: all of them must leave that step out.
     "poisoned": {"batching": "padded", "poisoned": True, "on_nonfinite": "skip"},
 }
-QUIET = {"quiet": {"batching": "packed", "logging_steps": 100}}
-
+QUIET = {
+    "quiet": {"batching": "packed", "token_budget": 60, "logging_steps": 100},
+    "idle-quiet": {"batching": "packed", "token_budget": 60, "pairs": 17, "logging_steps": 100},
+    # Without a log, a checkpoint is the first to ask for mu.
+    "unlogged": {"batching": "padded", "save_strategy": "steps", "save_steps": 1, "logging_strategy": "no"},
+}
 
 SHARDED = {
     "ACCELERATE_USE_FSDP": "true",
@@ -39,7 +48,7 @@ SIZES = {1: 4, 2: 2}
 def run_processes(count: int, runs: dict[str, dict], folder: Path, **variables: str) -> Path:
     """Train each of ``runs`` in ``count`` processes."""
     sizes = {"per_device_train_batch_size": SIZES[count], "pairs": 19, "gradient_accumulation_steps": 2}
-    settings = json.dumps({name: run | sizes for name, run in runs.items()})
+    settings = json.dumps({name: sizes | run for name, run in runs.items()})
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={count}"]
     command = [sys.executable, *(launcher if count > 1 else []), str(HERE / "distributed_run.py")]
     path = os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])
@@ -108,8 +117,51 @@ def test_a_checkpoint_of_n_processes_resumes_on_m(outcomes, tmp_path, wrote, res
     assert_same_run(outcomes[1] / "padded", tmp_path / "resumed", steps=2)
 
 
+def steps_of(events: list[str]) -> list[list[str]]:
+    """What happened in each step, from its beginning to that of the next."""
+    starts = [place for place, event in enumerate(events) if event == "step"]
+    return [events[start + 1 : stop] for start, stop in pairwise([*starts, len(events)])]
+
+
+def process(folder: Path, run: str, number: int) -> dict:
+    return json.loads((folder / f"{run}.process-{number}.json").read_text())
+
+
 @pytest.mark.slow
-def test_a_step_between_logs_sums_over_processes_once(outcomes):
-    collectives = json.loads((outcomes[2] / "quiet.json").read_text())["collectives"]
-    assert len(collectives) == 3
-    assert [after - before for before, after in pairwise(collectives)] == [1, 1]
+@pytest.mark.parametrize("run", ["quiet", "idle-quiet"])
+def test_a_step_sums_eight_bytes_over_the_processes_while_it_goes_on(outcomes, run):
+    """The sum is started before the step's last backward and waited for in the next step; nothing else is called."""
+    for number in range(2):
+        *steps, last = steps_of(process(outcomes[2], run, number)["events"])
+        assert len(steps) == 2
+        for place, step in enumerate(steps):
+            waits = ["wait"] if place else []
+            backwards = step.count("backward")
+            assert backwards > 1
+            assert step == [*waits, *["backward"] * (backwards - 1), "all_reduce 8 started", "backward", "optimizer"]
+        assert last.index("all_reduce 8 started") < last.index("optimizer")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("run", RUNS | QUIET)
+def test_all_processes_call_the_same_collectives_in_the_same_order_and_have_the_same_mu(outcomes, run):
+    first, second = (process(outcomes[2], run, number) for number in range(2))
+    collectives = [[event for event in one["events"] if event.startswith(COLLECTIVES)] for one in (first, second)]
+    assert collectives[0] == collectives[1]
+    assert first["mu"] == second["mu"]
+
+
+@pytest.mark.slow
+def test_one_process_calls_no_collective(outcomes):
+    assert set(process(outcomes[1], "quiet", 0)["events"]) == {"step", "backward", "optimizer"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", SIZES)
+def test_a_checkpoint_waits_for_the_mu_of_its_step(outcomes, count):
+    states = [
+        [json.loads((outcomes[count] / run / f"checkpoint-{step}" / STATE_FILE).read_text()) for step in (1, 2, 3)]
+        for run in ("padded", "unlogged")
+    ]
+    assert [state["updates"] for state in states[0]] == [1, 2, 3]
+    assert states[0] == states[1]

@@ -258,7 +258,7 @@ def test_a_skipped_step_changes_nothing(tmp_path, tokenizer):
     assert logged(trainer, "skipped_steps") == [1]
     for name, parameter in trainer.model.named_parameters():
         assert torch.equal(parameter, before[name]), name
-    assert int(trainer._ema.count) == 0, "mu has moved in a step that was not taken"
+    assert int(trainer._mean.state.count) == 0, "mu has moved in a step that was not taken"
 
 
 def test_a_margin_that_is_not_finite_costs_its_own_pair_only(tmp_path, tokenizer):

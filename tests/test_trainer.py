@@ -241,9 +241,9 @@ def test_mu_moves_once_per_step_and_stays_in_evaluation(tmp_path, tokenizer):
     for distance, value in zip(distances, mu, strict=True):
         expected = 0.5 * expected + 0.5 * distance
         assert value == pytest.approx(expected, rel=1e-5)
-    before = float(trainer._ema.mean)
+    before = trainer.mu
     trainer.evaluate(data)
-    assert float(trainer._ema.mean) == before
+    assert trainer.mu == before
 
 
 def test_mu_init_is_used_at_the_first_step(tmp_path, tokenizer):

@@ -39,6 +39,7 @@ class MicroBatch:
             pairs: it is run, and counts for nothing.
         tokens: tokens of the pairs' sequences: padding not counted, a shared prefix counted twice.
         names: what each pair is called in messages; empty where they have no names.
+        is_last: whether it is the last of its optimizer step on this process; see :class:`StepBatches`.
     """
 
     inputs: dict[str, Any]
@@ -46,6 +47,7 @@ class MicroBatch:
     pairs: int
     tokens: int
     names: tuple[str, ...] = ()
+    is_last: bool = False
 
     def to(self, device: torch.device) -> "MicroBatch":
         """The same on ``device``; the host does not wait for the copy."""
@@ -132,11 +134,16 @@ class StepBatches(dict[str, Any]):
     A dict, because Transformers looks for the model's main input in what a step is given; this has none.
 
     Args:
-        micro_batches: in the order they are run.
+        micro_batches: in the order they are run; the last one is marked as such.
+
+    Example:
+        >>> [batch.is_last for batch in StepBatches([MicroBatch({}, None, 1, 3)] * 2).micro_batches]
+        [False, True]
     """
 
     def __init__(self, micro_batches: Sequence[MicroBatch] = ()) -> None:
-        super().__init__(micro_batches=list(micro_batches))
+        last = [replace(batch, is_last=True) for batch in micro_batches[-1:]]
+        super().__init__(micro_batches=[*micro_batches[:-1], *last])
 
     @property
     def micro_batches(self) -> list[MicroBatch]:

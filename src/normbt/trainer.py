@@ -46,9 +46,10 @@ from normbt.objective import Objective
 from normbt.packing import as_token_pair
 from normbt.packing_check import check_packing, made_up_pairs
 from normbt.pairs import DataReport, LiveReport, read_pairs
+from normbt.running_mean import RunningMean, sum_of_finite
 from normbt.saving import Checkpoints, plain_tensors_only, prove_reload
 from normbt.step_plan import StepPlan, make_step_plan
-from normbt.weights import EmaState, all_reduce_sum, pair_distance, update_ema
+from normbt.weights import EmaState, all_reduce_sum, pair_distance
 
 logger = logging.getLogger(__name__)
 
@@ -125,9 +126,7 @@ class NormBTTrainer(RewardTrainer):
         self._reads_packed_rows = False
         self._forward_options = _forward_options(self.model)
         self._objective = Objective(**{name: getattr(args, name) for name in Objective.__dataclass_fields__})
-        self._ema = EmaState() if args.mu_init is None else EmaState(args.mu_init, 1)
-        self._mu_is_set = args.mu_init is not None
-        self._step_distances = torch.zeros(2, device=self.args.device)  # sum and count over this optimizer step
+        self._mean = RunningMean(args.mu_init, args.beta, self.args.device)
         self._records: dict[str, list[Tensor]] = {"train": [], "eval": []}
         self._steps_recorded = 0
         self._watch = {"train": FiniteWatch(), "eval": FiniteWatch()}
@@ -283,10 +282,10 @@ class NormBTTrainer(RewardTrainer):
         if not drawn:
             return drawn, None
         micro_batches = self._micro_batches(drawn)
-        if self.args.weighting == "normbt" and not self._mu_is_set:
+        if self.args.weighting == "normbt" and not self._mean.is_known:
             mean = self._mean_distance(micro_batches)
             if mean is not None:
-                self._ema, self._mu_is_set = EmaState(mean, 0), True
+                self._mean.set(EmaState(mean, 0))
         # The loop counts one micro-batch per draw and synchronises gradients at the last: that one carries the step.
         return [*(StepBatches() for _ in drawn[1:]), StepBatches(micro_batches)], total_pairs
 
@@ -316,16 +315,16 @@ class NormBTTrainer(RewardTrainer):
             with self.compute_loss_context_manager():
                 _, hidden, _ = self._forward(self.model_wrapped, batch.to(self.args.device))
             if batch.pairs:
-                totals += _sum_and_count(pair_distance(*hidden.chunk(2), kind=self.args.distance))
+                distance = pair_distance(*hidden.chunk(2), kind=self.args.distance)
+                totals += sum_of_finite(distance, distance.isfinite())
         total, count = all_reduce_sum(totals)
         return total / count if count > 0 else None
 
     def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Tensor | int | None = None) -> Tensor:
         """Forward and backward of every micro-batch of the step; gradients are synchronised in the last."""
         loss = torch.zeros((), device=self.args.device)
-        for index, batch in enumerate(inputs.micro_batches):
-            last = index == len(inputs.micro_batches) - 1
-            if last or self.accelerator.distributed_type == DistributedType.DEEPSPEED:
+        for batch in inputs.micro_batches:
+            if batch.is_last or self.accelerator.distributed_type == DistributedType.DEEPSPEED:
                 synchronised = contextlib.nullcontext()
             else:
                 synchronised = self.accelerator.no_sync(model)
@@ -352,12 +351,7 @@ class NormBTTrainer(RewardTrainer):
     def _end_step(self) -> None:
         """Move mu, once per optimizer step, with the distances of all its pairs."""
         if self.args.weighting == "normbt":
-            total, count = all_reduce_sum(self._step_distances)
-            taken = self._watch["train"].last_step
-            if taken is not None:
-                count = count * taken  # mu stays where it is in a step that was not taken
-            self._ema = update_ema(self._ema, total, count, self.args.beta)
-            self._step_distances = torch.zeros_like(self._step_distances)
+            self._mean.move(taken=self._watch["train"].last_step)
         self._steps_recorded += 1
 
     # --- the loss -------------------------------------------------------------------------------------------------
@@ -376,9 +370,10 @@ class NormBTTrainer(RewardTrainer):
         if batch.pairs == 0:
             loss = 0.0 * rewards.sum()
             self._objective.take_part(rewards.device)
+            self._gather_distances(batch)
             return (loss, outputs) if return_outputs else loss
-        mu = self._ema.mean if self._mu_is_set else None  # none yet in an evaluation before any training
-        terms = self._objective(rewards, hidden, batch.margin, mu=mu)
+        # No mu yet in an evaluation before any training.
+        terms = self._objective(rewards, hidden, batch.margin, mu=self._mean.value)
         if num_items_in_batch is None:
             loss = terms.objective.mean()
         else:
@@ -387,12 +382,18 @@ class NormBTTrainer(RewardTrainer):
 
         if mode == "train":
             self._tokens += batch.tokens
-            self._step_distances += _sum_and_count(terms.distance, terms.finite)
+            self._mean.add(terms.distance, terms.finite)
+            self._gather_distances(batch)
         self._watch[mode].see_pairs(self.state.global_step + 1, batch.names, terms.finite)
         chosen, rejected = rewards.chunk(2)
         marked = torch.where(terms.finite, terms.objective, torch.nan)  # a margin that is not finite shows here only
         self._records[mode].append(stack_records(chosen, rejected, *terms[:3], marked))
         return (loss, outputs) if return_outputs else loss
+
+    def _gather_distances(self, batch: MicroBatch) -> None:
+        """Start the sum of a step's distances over the processes, after its last forward and before its backward."""
+        if batch.is_last and self.args.weighting == "normbt":
+            self._mean.gather()
 
     def _forward(self, model: nn.Module, batch: MicroBatch) -> tuple[Tensor, Tensor, Any]:
         """Rewards and hidden states of one micro-batch, chosen rows first, from the model's own forward."""
@@ -412,7 +413,7 @@ class NormBTTrainer(RewardTrainer):
             metrics["effective_batch_size"] = metrics.pop("effective_pairs") / self._steps_recorded
             self._steps_recorded = 0
             if self.args.weighting == "normbt":
-                metrics["mu"] = float(self._ema.mean)
+                metrics["mu"] = float(self._mean.state.mean)
             metrics["num_tokens"] = self._total_tokens()
             metrics.pop("objective")  # Transformers logs it as `loss`
             if self.args.on_nonfinite == "skip":
@@ -453,7 +454,8 @@ class NormBTTrainer(RewardTrainer):
     @property
     def mu(self) -> float | None:
         """The running mean of the distance; None where there is none yet."""
-        return float(self._ema.mean) if self._mu_is_set else None
+        value = self._mean.value
+        return None if value is None else float(value)
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
         """Transformers' loop; loss and metrics are then replaced by those over all pairs of this evaluation set."""
@@ -513,7 +515,8 @@ class NormBTTrainer(RewardTrainer):
         super()._save_optimizer_and_scheduler(output_dir)
         tokens = self._total_tokens()
         if self.args.should_save:
-            state = TrainingState(loss_settings(self.args), float(self._ema.mean), int(self._ema.count), tokens)
+            mean = self._mean.state
+            state = TrainingState(loss_settings(self.args), float(mean.mean), int(mean.count), tokens)
             save_state(output_dir, state)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
@@ -523,8 +526,8 @@ class NormBTTrainer(RewardTrainer):
             return
         state = load_state(checkpoint, loss_settings(self.args))
         device = self.args.device
-        self._ema = EmaState(torch.tensor(state.mu, device=device), torch.tensor(state.updates, device=device))
-        self._mu_is_set = state.updates > 0
+        mean = EmaState(torch.tensor(state.mu, device=device), torch.tensor(state.updates, device=device))
+        self._mean.set(mean, is_known=state.updates > 0)
         self._tokens = state.tokens if self.accelerator.is_main_process else 0
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
@@ -568,12 +571,6 @@ class _StepEnd(TrainerCallback):
             control.should_log = True
 
     on_epoch_end = on_step_end
-
-
-def _sum_and_count(distance: Tensor, finite: Tensor | None = None) -> Tensor:
-    """Sum and number of the finite distances, shape ``(2,)``."""
-    finite = distance.isfinite() if finite is None else finite
-    return torch.stack([torch.where(finite, distance, 0.0).sum(), finite.sum().float()])
 
 
 def _frozen(report: DataReport | LiveReport) -> DataReport:
