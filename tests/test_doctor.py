@@ -27,12 +27,23 @@ def test_every_extra_has_a_purpose() -> None:
 
 
 def test_missing_packages_are_named_with_their_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    # `make install` leaves the fuzzer out: it has no wheel for some systems.
-    assert {extra.name for extra in doctor.missing_extras()} <= {"fuzz"}
+    assert list(doctor.missing_extras()) == []
     installed = doctor._version
     monkeypatch.setattr(doctor, "_version", lambda name: None if name in {"trl", "jinja2"} else installed(name))
-    missing = {extra.name: set(extra.missing) for extra in doctor.missing_extras() if extra.name != "fuzz"}
+    missing = {extra.name: set(extra.missing) for extra in doctor.missing_extras()}
     assert missing == {"train": {"trl"}, "report": {"jinja2"}, "demo": {"trl", "jinja2"}}
+
+
+def test_a_package_without_a_build_for_this_system_is_not_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    elsewhere = "atheris>=3; sys_platform == 'elsewhere' and extra == 'fuzz'"
+    here = "atheris>=3; sys_platform != 'elsewhere' and extra == 'fuzz'"
+    monkeypatch.setattr(doctor, "_version", lambda name: None)
+    for requirement, missing in (
+        (elsewhere, []),
+        (here, [doctor.MissingExtra("fuzz", doctor.EXTRAS["fuzz"], ("atheris",))]),
+    ):
+        monkeypatch.setattr(doctor.importlib.metadata, "requires", lambda name, found=requirement: [found])
+        assert list(doctor.missing_extras()) == missing
 
 
 def test_a_causal_model_reads_the_last_token(checkpoint: Path, pairs_file: Path) -> None:

@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 import tracemalloc
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,18 @@ def test_the_fuzzer_finds_nothing(form):
     assert finished.returncode == 0, finished.stderr[-3000:]
     assert "4,000 inputs" in finished.stdout
     assert "kept pairs" in finished.stdout
+
+
+@pytest.mark.skipif(find_spec("atheris") is None, reason="atheris is not installed (the extra `fuzz`, part of `dev`)")
+@pytest.mark.parametrize("form", ["jsonl", "csv"])
+def test_the_guided_fuzzer_finds_nothing(form):
+    """The same with atheris, which looks for inputs that reach new code of the readers."""
+    command = [sys.executable, str(FUZZER), "--inputs", "6000", "--format", form, "--engine", "atheris"]
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    assert "6,000 inputs" in finished.stdout
+    assert "kept pairs" in finished.stdout
+    assert "check.py" in finished.stdout
 
 
 @pytest.mark.parametrize(

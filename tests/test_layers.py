@@ -31,7 +31,7 @@ def _layer(name: str, modules: str, third_party: str = "") -> Layer:
 FORMULA_PACKAGES = "torch numpy scipy"
 DATA_PACKAGES = f"{FORMULA_PACKAGES} transformers datasets yaml pyarrow"
 MODEL_PACKAGES = f"{DATA_PACKAGES} peft safetensors psutil"
-JOB_PACKAGES = f"{MODEL_PACKAGES} trl accelerate rich rapidfuzz"
+JOB_PACKAGES = f"{MODEL_PACKAGES} trl accelerate rich rapidfuzz packaging"
 
 LAYERS = [
     _layer("0a errors", "errors"),

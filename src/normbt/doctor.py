@@ -2,7 +2,6 @@
 
 import importlib.metadata
 import platform
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import psutil
 import torch
 from datasets import Dataset
+from packaging.requirements import Requirement
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
@@ -131,13 +131,12 @@ def examine(model: str | None = None, data: str | None = None) -> DoctorReport:
 
 def missing_extras() -> Iterator[MissingExtra]:
     """The extras of this package of which something is not installed, read from its own metadata."""
-    wanted: dict[str, list[str]] = {}
-    for requirement in importlib.metadata.requires("normbt") or ():
-        found = re.match(r"([\w.-]+).*;.*extra == ['\"](\w+)['\"]", requirement)
-        if found and found[1] != "normbt":
-            wanted.setdefault(found[2], []).append(found[1])
+    requirements = [Requirement(text) for text in importlib.metadata.requires("normbt") or ()]
+    optional = [one for one in requirements if one.name != "normbt" and one.marker]
     for extra, purpose in EXTRAS.items():
-        missing = tuple(package for package in wanted.get(extra, ()) if _version(package) is None)
+        # A package without a build for this system is not wanted here: its marker says so.
+        wanted = [one.name for one in optional if one.marker and one.marker.evaluate({"extra": extra})]
+        missing = tuple(package for package in wanted if _version(package) is None)
         if missing:
             yield MissingExtra(extra, purpose, missing)
 
