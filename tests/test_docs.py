@@ -6,6 +6,7 @@ the command's own parser, with the job itself replaced, so that a renamed flag o
 models it names need not exist, except for YAML files, which are stood in for by an empty recipe.
 """
 
+import ast
 import dataclasses
 import re
 import shlex
@@ -21,7 +22,7 @@ from normbt.arguments import DataArguments, parse_train_arguments
 from normbt.config import NormBTConfig
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 TEXT = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
 
 
@@ -131,3 +132,33 @@ def test_links_between_pages_lead_somewhere() -> None:
         for target in re.findall(r"\]\(([^)#\s]+)\)", page.read_text(encoding="utf-8")):
             if "://" not in target:
                 assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def _functions(file: Path) -> set[str]:
+    functions = (ast.FunctionDef, ast.AsyncFunctionDef)
+    return {node.name for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))) if isinstance(node, functions)}
+
+
+def test_every_test_and_script_that_the_docs_name_exists() -> None:
+    """A test without a file is in `tests/test_reliability.py`, as the page about faults says."""
+    named = [
+        (page.name, file or "tests/test_reliability.py", test)
+        for page in PAGES
+        for file, test in re.findall(
+            r"`((?:tests|benchmarks)/[\w/]+\.\w+)?(?:::)?(test_\w+)?`", page.read_text(encoding="utf-8")
+        )
+        if file or test
+    ]
+    assert len({test for _, _, test in named}) > 25  # they are found at all
+    for page, file, test in named:
+        assert (ROOT / file).is_file(), f"{page} names {file}"
+        assert not test or test in _functions(ROOT / file), f"{page} names {file}::{test}"
+
+
+def test_every_fault_of_the_reliability_page_has_a_test() -> None:
+    page = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
+    table = page.partition("\nTests without a file")[0]
+    rows = [line.strip("|").split("|") for line in table.splitlines() if line.startswith("|")][2:]
+    assert len(rows) > 20
+    for fault, _, tests in rows:
+        assert re.search(r"`(tests/test_\w+\.py(::\w+)?|test_\w+)`|the same", tests), f"no test for: {fault.strip()}"

@@ -2,6 +2,8 @@
 
 import gzip
 import json
+import pickle
+import shutil
 import subprocess
 import sys
 import tracemalloc
@@ -249,4 +251,51 @@ def test_code_of_a_checkpoint_is_not_run_unless_asked_for(tmp_path):
     (tmp_path / "code.py").write_text(f"open({str(marker)!r}, 'w').close()\n")
     with pytest.raises(ModelError, match="contains custom code"):
         load_reward_model(tmp_path)
+    assert not marker.exists()
+
+
+def write_payload(path: Path, marker: Path) -> None:
+    """A file that makes another one when it is unpickled."""
+
+    class Payload:
+        def __reduce__(self):
+            return (Path.touch, (marker,))
+
+    path.write_bytes(pickle.dumps(Payload(), protocol=2))
+
+
+@pytest.mark.parametrize("part", ["model", "adapter"])
+def test_a_pickle_in_place_of_the_weights_is_not_run(tmp_path, checkpoint, part):
+    """Weights in the old format of torch are read as plain tensors or not at all."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForSequenceClassification
+
+    from normbt.errors import ModelError
+    from normbt.loading import load_reward_model
+
+    folder, marker = tmp_path / "model", tmp_path / "was-run"
+    shutil.copytree(checkpoint, folder)
+    if part == "adapter":
+        base = AutoModelForSequenceClassification.from_pretrained(checkpoint)
+        get_peft_model(base, LoraConfig(task_type="SEQ_CLS")).save_pretrained(folder)
+    load_reward_model(folder)
+    prefix = {"model": "model", "adapter": "adapter_model"}[part]
+    (folder / f"{prefix}.safetensors").unlink()
+    name = {"model": "pytorch_model.bin", "adapter": "adapter_model.bin"}[part]
+    write_payload(folder / name, marker)
+    with pytest.raises(ModelError, match="a pickle of more than plain tensors"):
+        load_reward_model(folder)
+    assert not marker.exists()
+
+
+def test_training_does_not_run_a_pickle_in_place_of_the_weights(tmp_path, checkpoint, pairs_file, capsys):
+    from normbt import cli
+
+    folder, marker = tmp_path / "model", tmp_path / "was-run"
+    shutil.copytree(checkpoint, folder)
+    (folder / "model.safetensors").unlink()
+    write_payload(folder / "pytorch_model.bin", marker)
+    argv = ["train", "--model_name_or_path", str(folder), "--dataset_name", str(pairs_file)]
+    assert cli.main([*argv, "--output_dir", str(tmp_path / "rm"), "--max_steps", "1", "--report_to", "none"]) == 2
+    assert "a pickle of more than plain tensors" in " ".join(capsys.readouterr().err.split())
     assert not marker.exists()

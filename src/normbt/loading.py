@@ -1,7 +1,9 @@
 """Load a reward model from a folder, an adapter or the Hub, and refuse one whose head would be random."""
 
+import contextlib
 import logging
-from collections.abc import Mapping
+import pickle
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +67,7 @@ def load_reward_model(
         weights["attn_implementation"] = attention
     try:
         # The random head, if there is one, comes from `seed` and moves nobody else's random numbers.
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), plain_tensors_only(name):
             torch.manual_seed(seed)
             if (Path(name) / ADAPTER_CONFIG).is_file():
                 model, tokenizer = _load_adapter(name, weights, settings, allow_untrained_head)
@@ -82,6 +84,22 @@ def load_reward_model(
     if getattr(config, "pad_token_id", None) is None:
         config.pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
     return model.eval(), tokenizer
+
+
+@contextlib.contextmanager
+def plain_tensors_only(name: str) -> Iterator[None]:
+    """Say in words that weights were not read because they are a pickle of more than tensors.
+
+    Raises:
+        ModelError: torch, which loads tensors and plain values only, refused a file; other errors pass.
+    """
+    try:
+        yield
+    except pickle.UnpicklingError as error:
+        raise ModelError(
+            f"The weights of '{name}' are a pickle of more than plain tensors, which could run code: nothing of it was "
+            "run. Take the model as safetensors."
+        ) from error
 
 
 def max_positions(model: nn.Module) -> int | None:
