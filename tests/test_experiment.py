@@ -13,6 +13,7 @@ from normbt import cli
 from normbt.errors import ConfigError, StateError
 from normbt.experiment import read_recipe, run_experiment, shipped_recipes
 from normbt.experiment.recipe import parse_recipe
+from normbt.experiment.running import train_model
 from normbt.experiment.training_sets import SHARES, prepare_set, share_of
 from normbt.packaged_encoder import PACKAGED_ENCODER
 from normbt.results import read_diagnosis
@@ -237,7 +238,7 @@ def test_the_command_ends_in_a_table_and_a_report(tmp_path, checkpoint, many_pai
     assert sorted(path.name for path in (tmp_path / "e" / "report" / "plots").glob("*.png"))
 
 
-def test_the_learning_rate_is_chosen_on_validation_pairs(tmp_path, checkpoint, many_pairs):
+def test_the_learning_rate_is_chosen_on_validation_pairs(tmp_path, checkpoint, many_pairs, monkeypatch):
     values = recipe_values(checkpoint, many_pairs, learning_rates=[1e-6, 3e-2], seeds=[0], keep_models=False)
     del values["train"]["learning_rate"]
     recipe = parse_recipe(values)
@@ -252,10 +253,50 @@ def test_the_learning_rate_is_chosen_on_validation_pairs(tmp_path, checkpoint, m
         ]
         assert evaluated == [f"learning-rate-{found['chosen']:g}"]  # the others never saw the benchmark
     chosen = [cell["folder"] for cell in summary["cells"]]
-    assert all(
-        (folder / one / "test" / "pairs.jsonl").exists() and not (folder / one / "model").exists() for one in chosen
-    )
-    assert scores(run_experiment(recipe, folder)) == scores(summary)  # nothing is trained again for lack of weights
+    assert all((folder / one / "test" / "pairs.jsonl").exists() for one in chosen)
+    assert list(folder.glob("runs/**/model")) == []  # neither of those measured nor of those that were not chosen
+    searched = list(folder.glob("runs/words/*/*/seed-0/validation/summary.json"))
+    assert len(searched) == len(list(folder.glob("runs/words/*/*/seed-0/cell.json"))) == 4
+    with monkeypatch.context() as patched:
+        patched.setattr("normbt.experiment.job.train_model", None)  # nothing is trained again for lack of weights
+        assert scores(run_experiment(recipe, folder)) == scores(summary)
+
+
+def test_the_weights_of_a_search_go_with_its_choice_and_come_back_when_it_changes(
+    tmp_path, checkpoint, many_pairs, monkeypatch
+):
+    """Killed after the search of the first method: its choice alone is left. A choice that changes is trained again."""
+    values = recipe_values(checkpoint, many_pairs, learning_rates=[1e-6, 3e-2], seeds=[0], keep_models=False)
+    del values["train"]["learning_rate"]
+    recipe, folder = parse_recipe(values), tmp_path / "experiment"
+    trained: list[str] = []
+
+    def train_two(arguments, name, progress):
+        if len(trained) == 2:
+            raise KeyboardInterrupt
+        trained.append(arguments.training.output_dir)
+        train_model(arguments, name, progress)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("normbt.experiment.job.train_model", train_two)
+        with pytest.raises(KeyboardInterrupt):
+            run_experiment(recipe, folder)
+    assert len(list(folder.glob("runs/words/bt/*/seed-0/cell.json"))) == 2
+    (left,) = folder.glob("runs/words/bt/*/seed-0/model")
+    summary = run_experiment(recipe, folder)
+    (found, _) = summary["search"]
+    assert left.parents[1].name == f"learning-rate-{found['chosen']:g}"
+    fresh = run_experiment(recipe, tmp_path / "unbroken")
+    assert (fresh["search"], scores(fresh)) == (summary["search"], scores(summary))
+
+    for file in folder.glob(f"runs/words/bt/learning-rate-{found['chosen']:g}/seed-0/validation/summary.json"):
+        worse = json.loads(file.read_text())
+        worse["score"]["value"] = -1.0
+        file.write_text(json.dumps(worse))
+    again = run_experiment(recipe, folder)
+    assert again["search"][0]["chosen"] != found["chosen"]
+    assert len(again["cells"]) == 2
+    assert again["missing"] == []
 
 
 def test_runs_with_other_settings_are_refused(tmp_path, checkpoint, many_pairs):

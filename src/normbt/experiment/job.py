@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -100,17 +101,16 @@ def run_experiment(
         experiment = _Experiment(recipe, folder, sets, tell, progress)
         searched, wanted = list(search_cells(recipe)), _matching(recipe, only)
         experiment.check([*searched, *final_cells(recipe, {})], overwrite=overwrite)
-        for number, cell in enumerate(cells := [cell for cell in searched if wanted(cell)], start=1):
-            experiment.train(cell, f"search {number} of {len(cells)}")
-            experiment.validate(cell)
-        search = experiment.choose(searched)
+        search, places = [], _places("search", filter(wanted, searched))
+        for _, method in groupby(searched, key=lambda cell: (cell.training_set, cell.method)):
+            search += experiment.search(list(method), places)
         chosen = {(one["training_set"], one["method"]): one["chosen"] for one in search}
         final = [cell for cell in final_cells(recipe, chosen) if cell.learning_rate or not recipe.learning_rates]
-        for number, cell in enumerate(cells := [cell for cell in final if wanted(cell)], start=1):
-            experiment.train(cell, f"run {number} of {len(cells)}")
+        for cell, place in _places("run", filter(wanted, final)).items():
+            experiment.train(cell, place)
             experiment.evaluate(cell)
             experiment.diagnose(cell)
-            experiment.drop_weights(cell)
+            experiment.drop_weights(cell, "measured")
         summary = experiment.summarise(search, final)
         write_json(folder / EXPERIMENT_FILE, summary)
     return summary
@@ -175,25 +175,40 @@ class _Experiment:
         """Accuracy on the validation pairs of the training set."""
         return self._evaluate(cell, VALIDATION, SuiteRun("pairs"), share="validation")
 
-    def choose(self, cells: Sequence[Cell]) -> list[RateSearch]:
-        """The best learning rate of each method whose search is complete, by mean validation accuracy."""
-        by_method: dict[tuple[str, str], dict[float, list[float | None]]] = {}
+    def search(self, cells: Sequence[Cell], places: Mapping[Cell, str]) -> list[RateSearch]:
+        """Train and validate one method with each learning rate, and choose one.
+
+        Args:
+            cells: all runs of the search of that method.
+            places: those to do now, each with its place among them.
+
+        Returns:
+            The choice; none while runs are left to do. The weights of the others are then of no more use.
+        """
         for cell in cells:
-            accuracies = by_method.setdefault((cell.training_set, cell.method), {})
-            done = self._summary_file(cell, VALIDATION).exists()
-            accuracy = self.validate(cell)["score"]["value"] if done else None
-            accuracies.setdefault(cell.learning_rate or 0.0, []).append(accuracy)
-        found = []
-        for (training_set, method), accuracies in by_method.items():
-            if any(None in values for values in accuracies.values()):
-                continue
-            means = {rate: float(np.mean([v for v in values if v is not None])) for rate, values in accuracies.items()}
-            chosen = max(means, key=lambda rate: (means[rate], -rate))  # of equal ones the smallest
-            by_rate = {f"{rate:g}": mean for rate, mean in means.items()}
-            listed = ", ".join(f"{rate}: {100 * mean:.1f} %" for rate, mean in by_rate.items())
-            self.tell(f"{training_set}/{method}: learning rate {chosen:g}; accuracies on validation pairs {listed}")
-            found.append(RateSearch(training_set=training_set, method=method, accuracies=by_rate, chosen=chosen))
-        return found
+            if cell in places and not self._is_validated(cell):
+                self.train(cell, places[cell])
+                self.validate(cell)
+        if not all(map(self._is_validated, cells)):
+            return []
+        found = self.choose(cells)
+        for cell in cells:
+            if cell.learning_rate != found["chosen"]:
+                self.drop_weights(cell, f"learning rate {cell.learning_rate:g} was not chosen")
+        return [found]
+
+    def choose(self, cells: Sequence[Cell]) -> RateSearch:
+        """The best learning rate of a method, by mean validation accuracy."""
+        accuracies: dict[float, list[float]] = {}
+        for cell in cells:
+            accuracies.setdefault(cell.learning_rate or 0.0, []).append(self.validate(cell)["score"]["value"])
+        means = {rate: float(np.mean(values)) for rate, values in accuracies.items()}
+        chosen = max(means, key=lambda rate: (means[rate], -rate))  # of equal ones the smallest
+        by_rate = {f"{rate:g}": mean for rate, mean in means.items()}
+        listed = ", ".join(f"{rate}: {100 * mean:.1f} %" for rate, mean in by_rate.items())
+        training_set, method = cells[0].training_set, cells[0].method
+        self.tell(f"{training_set}/{method}: learning rate {chosen:g}; accuracies on validation pairs {listed}")
+        return RateSearch(training_set=training_set, method=method, accuracies=by_rate, chosen=chosen)
 
     def evaluate(self, cell: Cell) -> None:
         """Evaluate one model on every suite, where that is not done."""
@@ -223,11 +238,11 @@ class _Experiment:
         )
         free_memory()
 
-    def drop_weights(self, cell: Cell) -> None:
-        """Delete the weights of one model that has been measured, if they are not kept."""
-        if not self.recipe.keep_models and self._has_weights(cell):
-            shutil.rmtree(self.folder / cell.folder / MODEL)
-            self.tell(f"{_name(cell)}: measured, its weights are deleted (keep_models is false)")
+    def drop_weights(self, cell: Cell, why: str) -> None:
+        """Delete the model of one run, with its checkpoints, if models are not kept."""
+        if not self.recipe.keep_models and (model := self.folder / cell.folder / MODEL).exists():
+            shutil.rmtree(model)
+            self.tell(f"{_name(cell)}: {why}, its weights are deleted (keep_models is false)")
 
     def summarise(self, search: list[RateSearch], final: Sequence[Cell]) -> ExperimentSummary:
         """All that is done, and what is not."""
@@ -298,6 +313,9 @@ class _Experiment:
     def _summary_file(self, cell: Cell, name: str) -> Path:
         return self.folder / cell.folder / name / SUMMARY_FILE
 
+    def _is_validated(self, cell: Cell) -> bool:
+        return self._record(cell) is not None and self._summary_file(cell, VALIDATION).exists()
+
     def _wants_diagnosis(self, cell: Cell) -> bool:
         return self.recipe.diagnose > 0 and cell.seed == self.recipe.seeds[0]
 
@@ -363,6 +381,12 @@ def _matching(recipe: Recipe, patterns: Sequence[str]) -> Callable[[Cell], bool]
     if unmatched := [pattern for pattern in patterns if not any(fnmatch(name, pattern) for name in names)]:
         raise ConfigError(f"--only {', '.join(unmatched)}: matches none of the runs {', '.join(names)}.")
     return lambda cell: not patterns or any(fnmatch(_name(cell), pattern) for pattern in patterns)
+
+
+def _places(kind: str, cells: Iterable[Cell]) -> dict[Cell, str]:
+    """Runs to do, each with its place among them."""
+    cells = list(cells)
+    return {cell: f"{kind} {number} of {len(cells)}" for number, cell in enumerate(cells, start=1)}
 
 
 def _name(cell: Cell) -> str:

@@ -87,7 +87,7 @@ class Recipe:
         evaluation: settings of every evaluation, keyword arguments of :func:`normbt.evaluate.evaluate`.
         diagnose: number of held-out pairs that the first seed's model of every method is diagnosed on, a seeded sample
             of the test share, or of the validation share where there is no test share; 0 for no diagnosis.
-        keep_models: whether the weights stay on the disk once a model is evaluated.
+        keep_models: whether the weights stay on the disk once a model is evaluated, or its learning rate not chosen.
     """
 
     name: str
