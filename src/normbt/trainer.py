@@ -13,7 +13,7 @@ import torch
 from accelerate.utils import DistributedType, gather_object, is_peft_model
 from datasets import Dataset, IterableDataset
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Sampler
 from transformers import (
     AutoTokenizer,
     PreTrainedModel,
@@ -47,6 +47,7 @@ from normbt.packing import as_token_pair
 from normbt.packing_check import check_packing, made_up_pairs
 from normbt.pairs import DataReport, LiveReport, read_pairs
 from normbt.running_mean import RunningMean, sum_of_finite
+from normbt.sampling import PairsByLength, pair_lengths
 from normbt.saving import Checkpoints, plain_tensors_only, prove_reload
 from normbt.step_plan import StepPlan, make_step_plan
 from normbt.weights import EmaState, all_reduce_sum, pair_distance
@@ -271,6 +272,17 @@ class NormBTTrainer(RewardTrainer):
         shard: Any = dataloader.batch_sampler
         shard.num_processes, shard.process_index, shard.even_batches = 1, 0, False
         return dataloader
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int] | None:
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        if self.args.train_sampling_strategy != "group_by_length" or not isinstance(dataset, Dataset):
+            return super()._get_train_sampler(dataset)
+        drawn = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.accelerator.num_processes
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        return PairsByLength(pair_lengths(dataset), pairs_per_step=drawn, seed=seed)
+
+    def _get_eval_sampler(self, eval_dataset: Any) -> None:
+        """Evaluation keeps the order of the data, however training samples: predictions belong to its rows."""
 
     # --- one optimizer step ---------------------------------------------------------------------------------------
 
