@@ -1,0 +1,140 @@
+"""Can the weight be made better? Variants of NormBT on real pairs: heads on fixed MiniLM features, many seeds.
+
+    python -m benchmarks.evidence.features real --data ../shared/data --output runs/evidence/real.npz
+    python -m benchmarks.evidence.frozen --features runs/evidence/real.npz
+
+Fixed before the first run:
+
+- Primary outcomes: accuracy on the held-out pairs of the five training sources (their test splits; no prompt of theirs
+  is trained on), and the mean of the four sections of RewardBench, complete.
+- Secondary: RewardBench's Reasoning, and the held-out accuracy by tenth of the distance of the features.
+- The learning rate of each arm is the best one of a grid on validation pairs (an eighth of the training prompts), mean
+  of three seeds that are not among the results. Seeds 0 to 9 are the results.
+- Each arm is compared with BT and with NormBT, corrected by Holm over the arms, for each outcome and baseline alone.
+- An arm *wins* where the corrected p-value is below 0.05 with seeds and pairs as sources of chance. With seeds alone
+  the question is only whether the same pairs would show it again.
+"""
+
+import argparse
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+from benchmarks.evidence import features as feature_files
+from benchmarks.evidence.heads import Arm, train
+from benchmarks.evidence.mechanism import Bench, Sheet, bins, chosen_rates, new_sheet, part_data, start_distance
+from benchmarks.evidence.statistics import compared_with, scores_of
+from benchmarks.evidence.summary import Cell, outcomes, write_sweep
+from numpy.typing import NDArray
+
+from normbt.suites.plain import Pairs
+from normbt.suites.rewardbench import RewardBench
+
+SUMMARY = Path("docs/results/frozen.json")
+
+ARMS: dict[str, Arm] = {
+    "bt": Arm(),
+    "normbt": Arm("normbt"),
+    "power-0.5": Arm("normbt", power=0.5),
+    "power-1.5": Arm("normbt", power=1.5),
+    "relative": Arm("normbt", distance="relative"),
+    "cosine": Arm("normbt", distance="cosine"),
+    "anneal-in": Arm("normbt", anneal="in"),
+    "anneal-out": Arm("normbt", anneal="out"),
+    "bound-2": Arm("normbt", max_weight=2.0),
+    "bound-5": Arm("normbt", max_weight=5.0),
+    "per-length": Arm("normbt", per_length=True),
+    "raw": Arm("raw"),
+    "batch": Arm("batch"),
+    "smoothing": Arm(smoothing=0.1),
+    "layer-norm": Arm(layer_norm=True),
+    "clip": Arm(clip=0.1),
+}
+
+
+def frozen_sweep(bench: Bench, held_out: feature_files.Pairs, rewardbench: feature_files.Pairs) -> Sheet:
+    """Train every arm, score it, and compare it with BT and NormBT.
+
+    Args:
+        bench: its test pairs are the held-out ones and then those of RewardBench.
+        held_out: the former, for their files and clusters.
+        rewardbench: the latter, for their subsets and clusters.
+    """
+    sheet = new_sheet(
+        bench,
+        rates="chosen per arm",
+        arms={name: asdict(arm) for name, arm in ARMS.items()},
+        held_out=_counts(held_out.subset),
+        rewardbench=len(rewardbench.subset),
+    )
+    rates = chosen_rates(bench, ARMS, bench.base, sheet)
+    right: dict[str, NDArray[np.bool_]] = {}
+    for rate in sorted(set(rates.values())):
+        names = [name for name in ARMS if rates[name] == rate]
+        arms = [ARMS[name] for name in names]
+        done = train(arms, bench.train, replace(bench.base, learning_rate=rate), bench.seeds, bench.test)
+        right |= dict(zip(names, done.correct[-1], strict=True))
+    masks = {f"held-out/{name}": mask[: len(held_out.subset)] for name, mask in bench.masks.items()}
+    groups = {"held-out": held_out.subset.tolist(), "rewardbench": rewardbench.subset.tolist()}
+    clusters = {"held-out": held_out.cluster.tolist(), "rewardbench": rewardbench.cluster.tolist()}
+    own = {
+        "held-out": {name: right[name][:, : len(held_out.subset)] for name in ARMS},
+        "rewardbench": {name: right[name][:, len(held_out.subset) :] for name in ARMS},
+    }
+    suites = {"held-out": Pairs(), "rewardbench": RewardBench()}
+    for name in ARMS:
+        scores = scores_of(suites["rewardbench"], own["rewardbench"][name], groups["rewardbench"])
+        found = outcomes(own["held-out"][name], masks) | {
+            f"rewardbench/{score}": [round(float(one), 4) for one in values] for score, values in scores.items()
+        }
+        sheet.cells.append(Cell(condition={}, arm=name, learning_rate=rates[name], outcomes=found))
+    for baseline in ("bt", "normbt"):
+        for suite in suites:
+            rows = compared_with(baseline, own[suite], suites[suite], groups[suite], clusters[suite])
+            sheet.comparisons += [row | {"score": f"{suite}/{row['score']}"} for row in rows]
+    return sheet
+
+
+def bench_of(path: Path) -> tuple[Bench, feature_files.Pairs, feature_files.Pairs]:
+    """The bench of real pairs; the features have mean 0 and deviation 1 over the training pairs."""
+    pairs = feature_files.load(path)
+    parts = {share: pairs.only(share) for share in ("train", "validation", "test", "rewardbench")}
+    held_out = parts["test"]
+    both = feature_files.Pairs(
+        *(np.concatenate(columns) for columns in zip(held_out, parts["rewardbench"], strict=True))
+    )
+    masks = bins(start_distance(part_data(held_out, parts["train"])))
+    masks |= {name: held_out.subset == name for name in dict.fromkeys(held_out.subset.tolist())}
+    training = part_data(parts["train"], parts["train"])
+    bench = Bench(
+        train=training,
+        validation=part_data(parts["validation"], parts["train"]),
+        test=part_data(both, parts["train"]),
+        masks=masks,
+        nearness=np.argsort(np.argsort(start_distance(training), kind="stable"), kind="stable"),
+        clusters=both.cluster.tolist(),
+    )
+    return bench, held_out, parts["rewardbench"]
+
+
+def _counts(names: NDArray[np.str_]) -> dict[str, int]:
+    return {str(name): int((names == name).sum()) for name in dict.fromkeys(names.tolist())}
+
+
+def main() -> None:
+    """Run the sweep."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--features", type=Path, required=True)
+    parser.add_argument("--output", type=Path, default=SUMMARY)
+    arguments = parser.parse_args()
+    began = time.monotonic()
+    bench, held_out, rewardbench = bench_of(arguments.features)
+    sheet = frozen_sweep(bench, held_out, rewardbench)
+    about = {"command": "python -m benchmarks.evidence.frozen --features runs/evidence/real.npz"}
+    write_sweep(arguments.output, "frozen", vars(sheet), about=about)
+    print(f"{len(sheet.cells)} cells, {time.monotonic() - began:.0f} s")
+
+
+if __name__ == "__main__":
+    main()

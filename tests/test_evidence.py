@@ -1,0 +1,217 @@
+"""The batched heads of `benchmarks.evidence` against plain loops with the package's own loss module."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from benchmarks.evidence import features, frozen, heads, mechanism, summary
+from benchmarks.evidence.heads import Arm, Data, Training
+
+from normbt.losses import bt_loss, scaled_bt_loss
+from normbt.stats import holm
+from normbt.suites.rewardbench import SECTIONS
+from normbt.weights import NormBTLoss
+
+
+@pytest.fixture(scope="module")
+def data() -> Data:
+    """Random pairs in which chosen answers lie a little to one side."""
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(40, 2, 6, generator=generator)
+    features[:, 0, 0] += 1.0
+    return Data(features, torch.rand(40, generator=generator) * 90 + 10, torch.rand(40, generator=generator) + 0.5)
+
+
+def plain_loop(arm: Arm, data: Data, training: Training, seed: int, flips: np.ndarray | None = None) -> torch.Tensor:
+    """One run as a user would write it; returns the reward differences of the pairs."""
+    torch.manual_seed(seed)
+    inner, outer = torch.nn.Linear(6, heads.HIDDEN), torch.nn.Linear(heads.HIDDEN, 1, bias=False)
+    body = torch.nn.Sequential(inner, torch.nn.GELU())
+    if arm.layer_norm:
+        body.append(torch.nn.LayerNorm(heads.HIDDEN, elementwise_affine=False))
+    parameters = [*inner.parameters(), *outer.parameters()]
+    if training.optimizer == "adamw":
+        optimizer = torch.optim.AdamW(parameters, lr=training.learning_rate, weight_decay=0.0)
+    else:
+        momentum = 0.9 if training.optimizer == "momentum" else 0.0
+        optimizer = torch.optim.SGD(parameters, lr=training.learning_rate, momentum=momentum)
+    pair_loss = {None: bt_loss, "inside": bt_loss, "outside": scaled_bt_loss}[arm.margin]
+    weighted = NormBTLoss(beta=arm.beta, max_weight=arm.max_weight, loss=pair_loss)
+    batches = [batch[0] for batch in heads.orders(len(data.features), training, [seed])]
+    for step, batch in enumerate(batches):
+        chosen, rejected = data.features[batch, 0], data.features[batch, 1]
+        if flips is not None:
+            turned = torch.as_tensor(flips)[batch][:, None]
+            chosen, rejected = torch.where(turned, rejected, chosen), torch.where(turned, chosen, rejected)
+        hidden = body(chosen), body(rejected)
+        rewards = [outer(one).squeeze(-1) for one in hidden]
+        margin = None if arm.margin is None else data.margin[batch]
+        if arm.weighting == "normbt":
+            loss = weighted(*rewards, *hidden, margin)
+        else:
+            loss = (pair_loss(*rewards) if margin is None else pair_loss(*rewards, margin)).mean()
+        for group in optimizer.param_groups:
+            group["lr"] = training.learning_rate * (1 - step / len(batches))
+        optimizer.zero_grad()
+        loss.backward()
+        if arm.clip is not None:
+            torch.nn.utils.clip_grad_norm_(parameters, arm.clip)
+        optimizer.step()
+    with torch.no_grad():
+        both = outer(body(data.features)).squeeze(-1)
+    return both[:, 0] - both[:, 1]
+
+
+def leads(arms: list[Arm], found: heads.Heads, data: Data) -> torch.Tensor:
+    """Reward differences of the pairs, shape ``(arms, seeds, pairs)``."""
+    rows = torch.cat([data.features[:, 0], data.features[:, 1]]).expand(len(found.inner), -1, -1)
+    with torch.no_grad():
+        chosen, rejected = torch.stack(heads.forward(arms, found, rows)[1]).chunk(2, dim=2)
+    return chosen - rejected
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd", "momentum"])
+def test_batched_heads_are_those_of_a_plain_loop(data: Data, optimizer: heads.Optimizer) -> None:
+    """Arms and seeds trained together give what each gives alone, with flipped labels and a mean that moves."""
+    arms = [
+        Arm(),
+        Arm("normbt", beta=0.5, max_weight=2.0),
+        Arm("normbt", beta=0.99, max_weight=None, margin="outside"),
+        Arm(layer_norm=True, margin="inside"),
+        Arm(clip=0.05),
+    ]
+    training = Training(optimizer, learning_rate=0.02, batch=8, epochs=3)
+    seeds, flips = [3, 4], np.random.default_rng(0).random((2, 40)) < 0.2
+    found = leads(arms, heads.train(arms, data, training, seeds, data, flips=flips).heads, data)
+    for place, arm in enumerate(arms):
+        for row, seed in enumerate(seeds):
+            alone = plain_loop(arm, data, training, seed, flips[row])
+            torch.testing.assert_close(found[place, row], alone, rtol=2e-4, atol=2e-5)
+
+
+def test_variants_of_the_weight(data: Data) -> None:
+    """Each variant is the formula that the page gives for it."""
+    distance = torch.tensor([[1.0, 4.0, 16.0], [2.0, 2.0, 2.0]])
+    fresh = heads.EmaState(torch.zeros(2), torch.zeros(2, dtype=torch.long))
+
+    def weight(arm: Arm, progress: float = 1.0, state: heads.EmaState = fresh) -> torch.Tensor:
+        return heads._weights(arm, distance, state, progress=progress)[0]
+
+    torch.testing.assert_close(weight(Arm("normbt", power=0.5))[0], 7 / 3 / torch.tensor([1.0, 2.0, 4.0]))
+    torch.testing.assert_close(weight(Arm("raw"))[1], torch.full((3,), 0.5))
+    torch.testing.assert_close(weight(Arm("normbt", max_weight=2.0))[0], torch.tensor([2.0, 1.75, 0.4375]))
+    torch.testing.assert_close(weight(Arm("normbt", anneal="in"), progress=0.0), torch.ones(2, 3))
+    torch.testing.assert_close(weight(Arm("normbt", anneal="out"), progress=0.5)[0], 0.5 + 3.5 / distance[0])
+    later = heads.EmaState(torch.tensor([2.0, 4.0]), torch.ones(2, dtype=torch.long))
+    torch.testing.assert_close(weight(Arm("normbt"), state=later)[1], torch.full((3,), 2.0))
+    torch.testing.assert_close(weight(Arm("batch"), state=later)[1], torch.ones(3))
+
+
+@pytest.fixture(scope="module")
+def extracted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of random features in which right answers lie a little to one side; all shares, three files."""
+    generator = np.random.default_rng(0)
+    subsets = ["mt-bench-hard", "xstest-should-refuse", "math-prm", "alpacaeval-easy"]
+    shares = ["train"] * 140 + ["validation"] * 20 + ["test"] * 40 + ["rewardbench"] * 40
+    mean = generator.normal(size=(240, 2, 6)).astype(np.float32)
+    mean[:, 0, 0] += 1.0
+    mean[:, :, 5] = 3.0  # a feature that never changes
+    path = tmp_path_factory.mktemp("features") / "some.npz"
+    pairs = features.Pairs(
+        mean=mean,
+        pooled=mean,
+        tokens=generator.integers(5, 50, size=(240, 2), dtype=np.int32),
+        share=np.array(shares),
+        category=np.array(["chat", "reasoning"] * 120),
+        subset=np.array(["one", "two"] * 100 + subsets * 10),
+        cluster=np.array([f"cluster-{row // 2}" for row in range(240)]),
+        margin=generator.random(240).astype(np.float32),
+    )
+    features.save(path, pairs)
+    return path
+
+
+def small(bench: mechanism.Bench) -> mechanism.Bench:
+    """The bench with little training."""
+    training = replace(bench.base, batch=16, epochs=2)
+    return replace(bench, seeds=[0, 1, 2], search_seeds=[9], base=training, rates={"adamw": [0.01, 0.03]})
+
+
+def test_search_goes_on_beyond_its_list_and_is_written_down(extracted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The best rate of a search that would go on for ever is marked; ties go to the smallest rate."""
+    bench = small(mechanism.bench_of(extracted))
+
+    def train(arms: list[Arm], data: Data, training: Training, seeds: list[int], evaluated: Data) -> heads.Trained:
+        share = {1e-3: 0.5, 3e-3: 0.75, 0.01: 0.75, 0.03: 0.5}.get(training.learning_rate, 0.25)
+        right = np.arange(20) < 20 * share
+        return heads.Trained(None, np.tile(right, (1, len(arms), 1, 1)), np.zeros((1, 1, 1)), 1)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(mechanism, "train", train)
+    sheet = mechanism.new_sheet(bench)
+    assert mechanism.chosen_rates(bench, {"bt": Arm()}, bench.base, sheet, place="here") == {"bt": 3e-3}
+    assert sheet.search == [
+        {
+            "condition": {"place": "here"},
+            "arm": "bt",
+            "rates": {"0.001": 0.5, "0.003": 0.75, "0.01": 0.75, "0.03": 0.5},
+            "chosen": 3e-3,
+            "at_edge": False,
+        }
+    ]
+
+
+def test_noise_is_where_it_is_said_to_be(extracted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rate counts over the half that is named, and no pair outside it is turned round."""
+    bench = small(mechanism.bench_of(extracted))
+    turned: dict[tuple[str, float], np.ndarray] = {}
+
+    def add_cells(*_: object, flips: np.ndarray, placed: str, rate: float) -> None:
+        turned[placed, rate] = flips
+
+    monkeypatch.setattr(mechanism, "chosen_rates", lambda *_: {})
+    monkeypatch.setattr(mechanism, "add_cells", add_cells)
+    mechanism.noise_sweep(bench)
+    distance = mechanism.start_distance(bench.train)
+    nearer = distance < np.median(distance)
+    assert (turned["near", 0.2].sum(axis=1) == 14).all()
+    assert (turned["evenly", 0.2].sum(axis=1) == 28).all()
+    assert not (turned["near", 0.3] & ~nearer).any()
+    assert not (turned["far", 0.3] & nearer).any()
+    assert (turned["near", 0.1] <= turned["near", 0.2]).all()
+    assert not turned["far", 0.0].any()
+
+
+def test_sweep_is_written_and_read_back(extracted: Path, tmp_path: Path) -> None:
+    """A summary holds every arm and seed, and another sweep beside it stays."""
+    bench = small(mechanism.bench_of(extracted))
+    file = tmp_path / "mechanism.json"
+    summary.write_sweep(file, "other", {"cells": []}, about={"command": "this"})
+    summary.write_sweep(file, "balance", vars(mechanism.balance_sweep(bench)), about={"command": "this"})
+    sweep = summary.read_sweep(file, "balance")
+    assert summary.read_sweep(file, "other")["cells"] == []
+    assert [cell["condition"]["near_share"] for cell in summary.cells_of(sweep, "bt")] == [0.1, 0.3, 0.5, 0.7, 0.9]
+    cell = summary.cell_of(sweep, "normbt", near_share=0.5)
+    assert len(cell["outcomes"]["near"]) == 3
+    assert cell["mu"][0] > 0
+    with pytest.raises(LookupError, match="found 5"):
+        summary.cell_of(sweep, "bt")
+
+
+def test_comparisons_of_the_frozen_sweep(extracted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Differences are those of the cells' own numbers, and Holm's correction is over the arms of one score."""
+    bench, held_out, rewardbench = frozen.bench_of(extracted)
+    monkeypatch.setattr(frozen, "ARMS", {name: frozen.ARMS[name] for name in ("bt", "normbt", "cosine")})
+    sheet = frozen.frozen_sweep(small(bench), held_out, rewardbench)
+    by_arm = {cell["arm"]: cell["outcomes"] for cell in sheet.cells}
+    section = (1.0 * np.array([by_arm["bt"][f"rewardbench/{name}"] for name in SECTIONS])).mean(axis=0)
+    np.testing.assert_allclose(section, by_arm["bt"]["rewardbench/headline"], atol=2e-4)
+    rows = [row for row in sheet.comparisons if row["against"] == "bt" and row["score"] == "held-out/headline"]
+    assert [row["arm"] for row in rows] == ["normbt", "cosine"]
+    for row in rows:
+        own, other = (by_arm[name]["held-out/all"] for name in (row["arm"], "bt"))
+        assert row["difference"] == pytest.approx(np.mean(own) - np.mean(other), abs=2e-4)
+    for kind in ("seeds", "both"):
+        adjusted = holm([row[f"{kind}_p"] for row in rows])
+        np.testing.assert_allclose([row[f"{kind}_holm"] for row in rows], adjusted, rtol=1e-4)
