@@ -170,9 +170,10 @@ def test_noise_is_where_it_is_said_to_be(extracted: Path, monkeypatch: pytest.Mo
     def add_cells(*_: object, flips: np.ndarray, placed: str, rate: float) -> None:
         turned[placed, rate] = flips
 
-    monkeypatch.setattr(mechanism, "chosen_rates", lambda *_: {})
+    monkeypatch.setattr(mechanism, "chosen_rates", lambda *_, **__: {})
     monkeypatch.setattr(mechanism, "add_cells", add_cells)
     mechanism.noise_sweep(bench)
+    assert len(turned) == 10
     distance = mechanism.start_distance(bench.train)
     nearer = distance < np.median(distance)
     assert (turned["near", 0.2].sum(axis=1) == 14).all()
@@ -180,7 +181,7 @@ def test_noise_is_where_it_is_said_to_be(extracted: Path, monkeypatch: pytest.Mo
     assert not (turned["near", 0.3] & ~nearer).any()
     assert not (turned["far", 0.3] & nearer).any()
     assert (turned["near", 0.1] <= turned["near", 0.2]).all()
-    assert not turned["far", 0.0].any()
+    assert not turned["nowhere", 0.0].any()
 
 
 def test_sweep_is_written_and_read_back(extracted: Path, tmp_path: Path) -> None:
@@ -201,9 +202,9 @@ def test_sweep_is_written_and_read_back(extracted: Path, tmp_path: Path) -> None
 
 def test_comparisons_of_the_frozen_sweep(extracted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Differences are those of the cells' own numbers, and Holm's correction is over the arms of one score."""
-    bench, held_out, rewardbench = frozen.bench_of(extracted)
+    bench, parts = frozen.bench_of(extracted)
     monkeypatch.setattr(frozen, "ARMS", {name: frozen.ARMS[name] for name in ("bt", "normbt", "cosine")})
-    sheet = frozen.frozen_sweep(small(bench), held_out, rewardbench)
+    sheet = frozen.frozen_sweep(small(bench), parts)
     by_arm = {cell["arm"]: cell["outcomes"] for cell in sheet.cells}
     section = (1.0 * np.array([by_arm["bt"][f"rewardbench/{name}"] for name in SECTIONS])).mean(axis=0)
     np.testing.assert_allclose(section, by_arm["bt"]["rewardbench/headline"], atol=2e-4)

@@ -1,1 +1,1 @@
-"""The evidence of docs/results-mechanism.md and docs/results-frozen.md: sweeps, their summaries, tables and plots."""
+"""The evidence: what is trained for docs/results.md, and the tables and pictures made from it."""

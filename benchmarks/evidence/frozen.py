@@ -17,6 +17,7 @@ Fixed before the first run:
 
 import argparse
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -53,18 +54,20 @@ ARMS: dict[str, Arm] = {
 }
 
 
-def frozen_sweep(bench: Bench, held_out: feature_files.Pairs, rewardbench: feature_files.Pairs) -> Sheet:
+def frozen_sweep(bench: Bench, parts: Mapping[str, feature_files.Pairs]) -> Sheet:
     """Train every arm, score it, and compare it with BT and NormBT.
 
     Args:
         bench: its test pairs are the held-out ones and then those of RewardBench.
-        held_out: the former, for their files and clusters.
-        rewardbench: the latter, for their subsets and clusters.
+        parts: the pairs by share, for their files and clusters.
     """
+    held_out, rewardbench = parts["test"], parts["rewardbench"]
     sheet = new_sheet(
         bench,
         rates="chosen per arm",
         arms={name: asdict(arm) for name, arm in ARMS.items()},
+        max_length=feature_files.MAX_LENGTH,
+        trained_on=_counts(parts["train"].subset),
         held_out=_counts(held_out.subset),
         rewardbench=len(rewardbench.subset),
     )
@@ -96,7 +99,7 @@ def frozen_sweep(bench: Bench, held_out: feature_files.Pairs, rewardbench: featu
     return sheet
 
 
-def bench_of(path: Path) -> tuple[Bench, feature_files.Pairs, feature_files.Pairs]:
+def bench_of(path: Path) -> tuple[Bench, dict[str, feature_files.Pairs]]:
     """The bench of real pairs; the features have mean 0 and deviation 1 over the training pairs."""
     pairs = feature_files.load(path)
     parts = {share: pairs.only(share) for share in ("train", "validation", "test", "rewardbench")}
@@ -115,7 +118,7 @@ def bench_of(path: Path) -> tuple[Bench, feature_files.Pairs, feature_files.Pair
         nearness=np.argsort(np.argsort(start_distance(training), kind="stable"), kind="stable"),
         clusters=both.cluster.tolist(),
     )
-    return bench, held_out, parts["rewardbench"]
+    return bench, parts
 
 
 def _counts(names: NDArray[np.str_]) -> dict[str, int]:
@@ -129,8 +132,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=SUMMARY)
     arguments = parser.parse_args()
     began = time.monotonic()
-    bench, held_out, rewardbench = bench_of(arguments.features)
-    sheet = frozen_sweep(bench, held_out, rewardbench)
+    sheet = frozen_sweep(*bench_of(arguments.features))
     about = {"command": "python -m benchmarks.evidence.frozen --features runs/evidence/real.npz"}
     write_sweep(arguments.output, "frozen", vars(sheet), about=about)
     print(f"{len(sheet.cells)} cells, {time.monotonic() - began:.0f} s")

@@ -147,6 +147,7 @@ def chosen_rates(
     training: Training,
     sheet: Sheet,
     data: Data | None = None,
+    flips: NDArray[np.bool_] | None = None,
     **condition: Any,
 ) -> dict[str, float]:
     """The learning rate of each arm with the best mean accuracy on the validation pairs; of equal ones the smallest."""
@@ -161,6 +162,7 @@ def chosen_rates(
                 replace(training, learning_rate=rate),
                 bench.search_seeds,
                 bench.validation,
+                flips=flips,
             )
             for name, right in zip(tried, done.correct[-1], strict=True):
                 found[name][rate] = float(right.mean())
@@ -279,19 +281,27 @@ def epochs_sweep(bench: Bench) -> Sheet:
 
 def noise_sweep(bench: Bench) -> Sheet:
     """Flipped labels among near pairs, far pairs, or all; the rate counts over the pairs it is placed on."""
-    sheet = new_sheet(bench, rates="chosen per arm, without noise")
-    arms = {name: GRID[name] for name in ("bt", "normbt", "relative", "smoothing")}
-    rates = chosen_rates(bench, arms, bench.base, sheet)
+    sheet = new_sheet(bench, rates="chosen per arm, place and rate, on clean validation pairs")
+    arms = {name: GRID[name] for name in ("bt", "normbt", "smoothing")}
     places = {"near": bench.near, "far": ~bench.near, "evenly": np.ones_like(bench.near)}
-    for place, members in places.items():
-        for rate in (0.0, 0.1, 0.2, 0.3):
-            flips = np.zeros((len(bench.seeds), len(members)), dtype=np.bool_)
-            for row, seed in zip(flips, bench.seeds, strict=True):
-                pool = np.flatnonzero(members)
-                # The same order for every rate: the pairs flipped at 10 % are flipped at 20 % too.
-                row[np.random.default_rng(seed).permutation(pool)[: round(rate * len(pool))]] = True
-            add_cells(bench, arms, rates, bench.base, sheet, flips=flips, placed=place, rate=rate)
+    for rate in (0.0, 0.1, 0.2, 0.3):
+        for place, members in places.items():
+            condition = {"placed": place if rate else "nowhere", "rate": rate}
+            flips = [flipped(members, rate, seeds) for seeds in (bench.search_seeds, bench.seeds)]
+            rates = chosen_rates(bench, arms, bench.base, sheet, flips=flips[0], **condition)
+            add_cells(bench, arms, rates, bench.base, sheet, flips=flips[1], **condition)
+            if not rate:
+                break  # no pair is flipped, wherever that is
     return sheet
+
+
+def flipped(members: NDArray[np.bool_], rate: float, seeds: Sequence[int]) -> NDArray[np.bool_]:
+    """Which labels are turned round: a share of the members, and with a larger rate these and others."""
+    found = np.zeros((len(seeds), len(members)), dtype=np.bool_)
+    for row, seed in zip(found, seeds, strict=True):
+        pool = np.flatnonzero(members)
+        row[np.random.default_rng(seed).permutation(pool)[: round(rate * len(pool))]] = True
+    return found
 
 
 def optimizer_sweep(bench: Bench) -> Sheet:
@@ -333,10 +343,10 @@ def beta_sweep(bench: Bench) -> Sheet:
 
 def batch_sweep(bench: Bench, sizes: Sequence[int] = (4, 16, 64, 256)) -> Sheet:
     """Pairs in a batch, with equal epochs: a batch of 4 makes 64 times the steps of a batch of 256."""
-    sheet = new_sheet(bench, rates="chosen per arm and batch size", batch=list(sizes))
+    sheet = new_sheet(bench, rates="chosen per arm and batch size", batch=list(sizes), epochs=2)
     arms = {**BOTH, "batch": GRID["batch"]}
     for size in sizes:
-        training = replace(bench.base, batch=size)
+        training = replace(bench.base, batch=size, epochs=2)
         smaller = replace(bench, rates={"adamw": [rate * (size / 64) ** 0.5 for rate in bench.rates["adamw"]]})
         rounded = replace(smaller, rates={"adamw": [_round_rate(rate) for rate in smaller.rates["adamw"]]})
         rates = chosen_rates(rounded, arms, training, sheet, batch=size)

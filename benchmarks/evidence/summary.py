@@ -80,6 +80,11 @@ def read_sweep(path: Path, name: str) -> Sweep:
     return json.loads(path.read_text())["sweeps"][name]
 
 
+def read_about(path: Path) -> dict[str, Any]:
+    """What a summary file says of itself: command, hardware, versions."""
+    return {key: value for key, value in json.loads(path.read_text()).items() if key != "sweeps"}
+
+
 def cells_of(sweep: Sweep, arm: str | None = None, **condition: Any) -> list[Cell]:
     """Cells of an arm, or of all, whose condition agrees with the given one."""
     return [

@@ -1,0 +1,229 @@
+"""Write docs/results-mechanism.md and docs/results-frozen.md, and draw their plots, from the committed summaries.
+
+    python -m benchmarks.evidence.pages
+
+Nothing is trained. The pages are templates in `templates/`; every number in them is computed here, and a sentence that
+states a direction says which (`expect`): where the numbers no longer have it, no page is written.
+"""
+
+import argparse
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+from benchmarks.evidence.plots import LABELS, PLOTS, draw
+from benchmarks.evidence.summary import cell_of, cells_of, read_about, read_sweep
+
+from normbt.stats import paired_t
+
+PAGES = {"results-mechanism": ("mechanism.json", "scratch.json"), "results-frozen": ("frozen.json",)}
+"""Name of each page, and the summaries it is made of."""
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+class StaleText(ValueError):
+    """A sentence says something that the numbers do not."""
+
+
+class Numbers:
+    """What templates ask of the summaries."""
+
+    def __init__(self, results: Path, files: Iterable[str]) -> None:
+        self.about = {file.removesuffix(".json"): read_about(results / file) for file in files}
+        self.sweeps: dict[str, Any] = {
+            sweep: read_sweep(results / file, sweep)
+            for file in files
+            for sweep in dict.fromkeys(name for place, name, _ in PLOTS.values() if place == file)
+        }
+
+    def setting(self, sweep: str, key: str) -> Any:
+        """A setting of a sweep."""
+        return self.sweeps[sweep]["settings"][key]
+
+    def accuracy(self, sweep: str, arm: str, outcome: str = "all", **condition: Any) -> str:
+        """Mean over the seeds with its 95 % t interval, in per cent."""
+        return _spread(cell_of(self.sweeps[sweep], arm, **condition)["outcomes"][outcome])
+
+    def gain(
+        self,
+        sweep: str,
+        arm: str,
+        outcome: str = "all",
+        *,
+        against: str = "bt",
+        expect: str | None = None,
+        than: Mapping[str, Any] | None = None,
+        **condition: Any,
+    ) -> str:
+        """Points more than another arm, paired over the seeds, with a 95 % t interval.
+
+        Args:
+            sweep: name of the sweep.
+            arm: the arm.
+            outcome: the set of pairs.
+            against: the other arm.
+            expect: ``+`` or ``-`` where the interval must lie on that side of zero, ``0`` where it must hold zero.
+            than: condition of the other arm where it is another one.
+            condition: of the arm.
+        """
+        own = cell_of(self.sweeps[sweep], arm, **condition)["outcomes"][outcome]
+        other = cell_of(self.sweeps[sweep], against, **(condition if than is None else than))["outcomes"][outcome]
+        values = np.subtract(own, other).tolist()
+        found = paired_t(values)
+        low, high = (found.difference if end is None else end for end in (found.low, found.high))
+        seen = "+" if low > 0 else "-" if high < 0 else "0"
+        if expect not in (None, seen):
+            raise StaleText(
+                f"{sweep}: the text expects {arm} - {against} on {outcome} ({condition}) to be {expect}, "
+                f"found {100 * found.difference:+.2f} [{100 * low:+.2f}, {100 * high:+.2f}]"
+            )
+        return _spread(values, sign="+")
+
+    def rate(self, sweep: str, arm: str, **condition: Any) -> str:
+        """Learning rate of an arm; with a star where the search ended at the edge of its grid."""
+        cell = cell_of(self.sweeps[sweep], arm, **condition)
+        return f"{cell['learning_rate']:g}"
+
+    def edges(self, sweep: str) -> list[str]:
+        """Searches whose best learning rate is the last one tried."""
+        return [
+            f"{LABELS.get(row['arm'], row['arm'])} {', '.join(f'{k} {v}' for k, v in row['condition'].items())}".strip()
+            for row in self.sweeps[sweep]["search"]
+            if row["at_edge"]
+        ]
+
+    def by_condition(
+        self, sweep: str, key: str, values: Sequence[Any], arms: Sequence[str], outcomes: Sequence[str], **rest: Any
+    ) -> str:
+        """A row for each value of a condition, an accuracy for each arm and set of pairs."""
+        header = [key.replace("_", " "), *(f"{LABELS.get(arm, arm)}, {kind}" for kind in outcomes for arm in arms)]
+        rows = []
+        for value in values:
+            condition = {key: value, **rest}
+            found = [self.accuracy(sweep, arm, kind, **condition) for kind in outcomes for arm in arms]
+            rows.append([_name(value), *found])
+        return _table(header, rows)
+
+    def by_arm(self, sweep: str, outcomes: Mapping[str, str], **condition: Any) -> str:
+        """A row for each arm: its learning rate and its accuracies."""
+        rows = []
+        for cell in cells_of(self.sweeps[sweep], **condition):
+            found = [_spread(cell["outcomes"][kind]) for kind in outcomes]
+            rows.append([LABELS.get(cell["arm"], cell["arm"]), f"{cell['learning_rate']:g}", *found])
+        return _table(["method", "rate", *outcomes.values()], rows)
+
+    def compared(self, sweep: str, score: str, against: str = "bt") -> str:
+        """A row for each arm: its difference from a baseline, with both intervals and corrected p-values."""
+        rows = []
+        for row in self.comparisons(sweep, score, against):
+            ends = [f"[{100 * row[kind][0]:+.1f}, {100 * row[kind][1]:+.1f}]" for kind in ("seeds", "both")]
+            p_values = [_p(row[f"{kind}_holm"]) for kind in ("seeds", "both")]
+            rows.append(
+                [LABELS[row["arm"]], f"{100 * row['difference']:+.1f}", ends[0], p_values[0], ends[1], p_values[1]]
+            )
+        return _table(["method", f"points more than {LABELS[against]}", "seeds", "p", "seeds and pairs", "p"], rows)
+
+    def comparisons(self, sweep: str, score: str, against: str = "bt") -> list[dict[str, Any]]:
+        """The records of one family."""
+        rows = self.sweeps[sweep]["comparisons"]
+        return [row for row in rows if row["score"] == score and row["against"] == against]
+
+    def comparison(self, sweep: str, arm: str, score: str, against: str = "bt") -> str:
+        """One difference: with the interval over seeds and pairs, and its corrected p-value."""
+        row = next(row for row in self.comparisons(sweep, score, against) if row["arm"] == arm)
+        low, high = row["both"]
+        return f"{100 * row['difference']:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}], p {_p(row['both_holm'])}"
+
+    def winners(self, sweep: str, score: str, against: str = "bt", *, kind: str = "both", sign: int = 1) -> list[str]:
+        """Arms that differ from a baseline in one direction after Holm's correction, at 0.05."""
+        return [
+            LABELS[row["arm"]]
+            for row in self.comparisons(sweep, score, against)
+            if row[f"{kind}_holm"] < 0.05 and sign * row["difference"] > 0
+        ]
+
+    def mu(self, sweep: str, arm: str, **condition: Any) -> str:
+        """The running mean after the first and after the last step."""
+        first, last = cell_of(self.sweeps[sweep], arm, **condition)["mu"]
+        return f"{first:.2g} to {last:.2g}"
+
+    def scratch(self, rate: float, categories: Sequence[str], steps: Sequence[int]) -> str:
+        """From random weights: accuracy by category at some steps, a row for each method and step."""
+        rows = []
+        for step in steps:
+            for arm in ("bt", "normbt", "relative"):
+                runs = self.runs(arm, rate)
+                if runs:
+                    found = [_spread([run["points"][str(step)][kind] for run in runs]) for kind in categories]
+                    rows.append([str(step), LABELS[arm], str(len(runs)), *found])
+        return _table(["step", "method", "seeds", *categories], rows)
+
+    def runs(self, arm: str, rate: float) -> list[dict[str, Any]]:
+        """Runs from random weights, by seed."""
+        found = [run for run in self.sweeps["scratch"]["runs"] if run["arm"] == arm and run["rate"] == rate]
+        return sorted(found, key=lambda run: run["seed"])
+
+
+def _spread(values: Sequence[float], *, sign: str = "") -> str:
+    if len(values) < 2:
+        return f"{100 * values[0]:{sign}.1f}"
+    found = paired_t(values)
+    low, high = (found.difference if end is None else end for end in (found.low, found.high))
+    return f"{100 * found.difference:{sign}.1f} [{100 * low:{sign}.1f}, {100 * high:{sign}.1f}]"
+
+
+def _p(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"{value:.3f}" if value < 0.1 else f"{value:.2f}"
+
+
+def _name(value: Any) -> str:
+    return f"{100 * value:g} %" if isinstance(value, float) and 0 < value < 1 else str(value)
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _listed(names: Sequence[str]) -> str:
+    return "none" if not names else names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def render(name: str, results: Path) -> str:
+    """The text of a page.
+
+    Args:
+        name: of the page.
+        results: folder of the summaries.
+
+    Raises:
+        StaleText: a sentence no longer fits the numbers.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES), undefined=jinja2.StrictUndefined, keep_trailing_newline=True
+    )
+    environment.filters["listed"] = _listed
+    numbers = Numbers(results, PAGES[name])
+    tools: dict[str, Callable[..., Any]] = {
+        tool: getattr(numbers, tool) for tool in dir(Numbers) if not tool.startswith("_")
+    }
+    return environment.get_template(f"{name}.md.jinja").render(**tools, **vars(numbers))
+
+
+def main() -> None:
+    """Write the pages and draw the plots."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--docs", type=Path, default=Path("docs"))
+    docs: Path = parser.parse_args().docs
+    for name in PAGES:
+        (docs / f"{name}.md").write_text(render(name, docs / "results"))
+        print(docs / f"{name}.md")
+    for path in draw(docs / "results", docs / "images" / "results"):
+        print(path)
+
+
+if __name__ == "__main__":
+    main()
