@@ -6,13 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from benchmarks.evidence import features, frozen, heads, mechanism, summary
+from benchmarks.evidence import features, frozen, heads, mechanism, pages, plots, summary
 from benchmarks.evidence.heads import Arm, Data, Training
 
 from normbt.losses import bt_loss, scaled_bt_loss
 from normbt.stats import holm
 from normbt.suites.rewardbench import SECTIONS
 from normbt.weights import NormBTLoss
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -216,3 +218,26 @@ def test_comparisons_of_the_frozen_sweep(extracted: Path, monkeypatch: pytest.Mo
     for kind in ("seeds", "both"):
         adjusted = holm([row[f"{kind}_p"] for row in rows])
         np.testing.assert_allclose([row[f"{kind}_holm"] for row in rows], adjusted, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", list(pages.PAGES))
+def test_pages_are_those_of_the_committed_summaries(name: str) -> None:
+    """No number on the page was typed by hand, and no sentence states a direction that the numbers do not have."""
+    written = (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8")
+    assert written == pages.render(name, ROOT / "docs" / "results"), "run python -m benchmarks.evidence.pages"
+
+
+def test_a_sentence_that_no_longer_fits_is_refused() -> None:
+    """A template cannot say that an arm is better where its interval holds zero or lies on the other side."""
+    numbers = pages.Numbers(ROOT / "docs" / "results", pages.PAGES["results-mechanism"])
+    assert numbers.gain("grid", "normbt", "near", expect="+").startswith("+")
+    with pytest.raises(pages.StaleText, match=r"expects normbt - bt on near .* to be -, found \+"):
+        numbers.gain("grid", "normbt", "near", expect="-")
+
+
+def test_every_picture_is_there_and_one_is_drawn_again(tmp_path: Path) -> None:
+    """The same summary gives the same picture, byte for byte, where the drawing library is the same."""
+    for name in plots.PLOTS:
+        assert (ROOT / "docs" / "images" / "results" / f"{name}.png").is_file(), name
+    first, second = (plots.draw(ROOT / "docs" / "results", tmp_path / one, ["mechanism-bound"])[0] for one in "ab")
+    assert first.read_bytes() == second.read_bytes()

@@ -29,6 +29,7 @@ from benchmarks.evidence.statistics import compared_with, scores_of
 from benchmarks.evidence.summary import Cell, outcomes, write_sweep
 from numpy.typing import NDArray
 
+from normbt.suites.base import PairSuite
 from normbt.suites.plain import Pairs
 from normbt.suites.rewardbench import RewardBench
 
@@ -54,6 +55,11 @@ ARMS: dict[str, Arm] = {
 }
 
 
+SHARES = {"held-out": "test", "rewardbench": "rewardbench"}
+SUITES: dict[str, PairSuite] = {"held-out": Pairs(), "rewardbench": RewardBench()}
+ONE_RATE = 3e-3
+
+
 def frozen_sweep(bench: Bench, parts: Mapping[str, feature_files.Pairs]) -> Sheet:
     """Train every arm, score it, and compare it with BT and NormBT.
 
@@ -61,42 +67,72 @@ def frozen_sweep(bench: Bench, parts: Mapping[str, feature_files.Pairs]) -> Shee
         bench: its test pairs are the held-out ones and then those of RewardBench.
         parts: the pairs by share, for their files and clusters.
     """
-    held_out, rewardbench = parts["test"], parts["rewardbench"]
-    sheet = new_sheet(
+    sheet = _sheet(bench, parts, "chosen per arm")
+    rates = chosen_rates(bench, ARMS, bench.base, sheet)
+    right = _ranked(bench, rates)
+    _add_cells(sheet, rates, right, bench, parts)
+    for baseline in ("bt", "normbt"):
+        for suite, share in SHARES.items():
+            own = {name: _own(right[name], suite, len(parts["test"].subset)) for name in ARMS}
+            part = parts[share]
+            rows = compared_with(baseline, own, SUITES[suite], part.subset.tolist(), part.cluster.tolist())
+            sheet.comparisons += [row | {"score": f"{suite}/{row['score']}"} for row in rows]
+    return sheet
+
+
+def one_rate_sweep(bench: Bench, parts: Mapping[str, feature_files.Pairs]) -> Sheet:
+    """Every arm at one learning rate; added after the first results, because the rates that were chosen are noise."""
+    sheet = _sheet(bench, parts, f"{ONE_RATE:g} for every arm")
+    rates = dict.fromkeys(ARMS, ONE_RATE)
+    _add_cells(sheet, rates, _ranked(bench, rates), bench, parts)
+    return sheet
+
+
+def _sheet(bench: Bench, parts: Mapping[str, feature_files.Pairs], rates: str) -> Sheet:
+    return new_sheet(
         bench,
-        rates="chosen per arm",
+        rates=rates,
         arms={name: asdict(arm) for name, arm in ARMS.items()},
         max_length=feature_files.MAX_LENGTH,
         trained_on=_counts(parts["train"].subset),
-        held_out=_counts(held_out.subset),
-        rewardbench=len(rewardbench.subset),
+        held_out=_counts(parts["test"].subset),
+        rewardbench=len(parts["rewardbench"].subset),
     )
-    rates = chosen_rates(bench, ARMS, bench.base, sheet)
+
+
+def _ranked(bench: Bench, rates: Mapping[str, float]) -> dict[str, NDArray[np.bool_]]:
+    """Whether each test pair is ranked right, ``(seeds, pairs)`` for each arm at its learning rate."""
     right: dict[str, NDArray[np.bool_]] = {}
     for rate in sorted(set(rates.values())):
         names = [name for name in ARMS if rates[name] == rate]
         arms = [ARMS[name] for name in names]
         done = train(arms, bench.train, replace(bench.base, learning_rate=rate), bench.seeds, bench.test)
         right |= dict(zip(names, done.correct[-1], strict=True))
-    masks = {f"held-out/{name}": mask[: len(held_out.subset)] for name, mask in bench.masks.items()}
-    groups = {"held-out": held_out.subset.tolist(), "rewardbench": rewardbench.subset.tolist()}
-    clusters = {"held-out": held_out.cluster.tolist(), "rewardbench": rewardbench.cluster.tolist()}
-    own = {
-        "held-out": {name: right[name][:, : len(held_out.subset)] for name in ARMS},
-        "rewardbench": {name: right[name][:, len(held_out.subset) :] for name in ARMS},
-    }
-    suites = {"held-out": Pairs(), "rewardbench": RewardBench()}
+    return right
+
+
+def _own(right: NDArray[np.bool_], suite: str, held_out: int) -> NDArray[np.bool_]:
+    """The columns of one suite: the held-out pairs come first."""
+    return right[:, :held_out] if suite == "held-out" else right[:, held_out:]
+
+
+def _add_cells(
+    sheet: Sheet,
+    rates: Mapping[str, float],
+    right: Mapping[str, NDArray[np.bool_]],
+    bench: Bench,
+    parts: Mapping[str, feature_files.Pairs],
+) -> None:
+    held_out = len(parts["test"].subset)
+    masks = {f"held-out/{name}": mask for name, mask in bench.masks.items()}
     for name in ARMS:
-        scores = scores_of(suites["rewardbench"], own["rewardbench"][name], groups["rewardbench"])
-        found = outcomes(own["held-out"][name], masks) | {
+        scores = scores_of(
+            SUITES["rewardbench"], _own(right[name], "rewardbench", held_out), parts["rewardbench"].subset.tolist()
+        )
+        found = outcomes(_own(right[name], "held-out", held_out), masks) | {
             f"rewardbench/{score}": [round(float(one), 4) for one in values] for score, values in scores.items()
         }
         sheet.cells.append(Cell(condition={}, arm=name, learning_rate=rates[name], outcomes=found))
-    for baseline in ("bt", "normbt"):
-        for suite in suites:
-            rows = compared_with(baseline, own[suite], suites[suite], groups[suite], clusters[suite])
-            sheet.comparisons += [row | {"score": f"{suite}/{row['score']}"} for row in rows]
-    return sheet
 
 
 def bench_of(path: Path) -> tuple[Bench, dict[str, feature_files.Pairs]]:
@@ -125,17 +161,23 @@ def _counts(names: NDArray[np.str_]) -> dict[str, int]:
     return {str(name): int((names == name).sum()) for name in dict.fromkeys(names.tolist())}
 
 
+SWEEPS = {"frozen": frozen_sweep, "one-rate": one_rate_sweep}
+
+
 def main() -> None:
-    """Run the sweep."""
+    """Run the sweeps."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--features", type=Path, required=True)
     parser.add_argument("--output", type=Path, default=SUMMARY)
+    parser.add_argument("--sweeps", nargs="+", choices=SWEEPS, default=list(SWEEPS))
     arguments = parser.parse_args()
-    began = time.monotonic()
-    sheet = frozen_sweep(*bench_of(arguments.features))
+    read = bench_of(arguments.features)
     about = {"command": "python -m benchmarks.evidence.frozen --features runs/evidence/real.npz"}
-    write_sweep(arguments.output, "frozen", vars(sheet), about=about)
-    print(f"{len(sheet.cells)} cells, {time.monotonic() - began:.0f} s")
+    for name in arguments.sweeps:
+        began = time.monotonic()
+        sheet = SWEEPS[name](*read)
+        write_sweep(arguments.output, name, vars(sheet), about=about)
+        print(f"{name}: {len(sheet.cells)} cells, {time.monotonic() - began:.0f} s", flush=True)
 
 
 if __name__ == "__main__":

@@ -282,14 +282,13 @@ def epochs_sweep(bench: Bench) -> Sheet:
 def noise_sweep(bench: Bench) -> Sheet:
     """Flipped labels among near pairs, far pairs, or all; the rate counts over the pairs it is placed on."""
     sheet = new_sheet(bench, rates="chosen per arm, place and rate, on clean validation pairs")
-    arms = {name: GRID[name] for name in ("bt", "normbt", "smoothing")}
     places = {"near": bench.near, "far": ~bench.near, "evenly": np.ones_like(bench.near)}
     for rate in (0.0, 0.1, 0.2, 0.3):
         for place, members in places.items():
             condition = {"placed": place if rate else "nowhere", "rate": rate}
             flips = [flipped(members, rate, seeds) for seeds in (bench.search_seeds, bench.seeds)]
-            rates = chosen_rates(bench, arms, bench.base, sheet, flips=flips[0], **condition)
-            add_cells(bench, arms, rates, bench.base, sheet, flips=flips[1], **condition)
+            rates = chosen_rates(bench, BOTH, bench.base, sheet, flips=flips[0], **condition)
+            add_cells(bench, BOTH, rates, bench.base, sheet, flips=flips[1], **condition)
             if not rate:
                 break  # no pair is flipped, wherever that is
     return sheet
@@ -343,10 +342,10 @@ def beta_sweep(bench: Bench) -> Sheet:
 
 def batch_sweep(bench: Bench, sizes: Sequence[int] = (4, 16, 64, 256)) -> Sheet:
     """Pairs in a batch, with equal epochs: a batch of 4 makes 64 times the steps of a batch of 256."""
-    sheet = new_sheet(bench, rates="chosen per arm and batch size", batch=list(sizes), epochs=2)
+    sheet = new_sheet(bench, rates="chosen per arm and batch size", batch=list(sizes), epochs=1)
     arms = {**BOTH, "batch": GRID["batch"]}
     for size in sizes:
-        training = replace(bench.base, batch=size, epochs=2)
+        training = replace(bench.base, batch=size, epochs=1)
         smaller = replace(bench, rates={"adamw": [rate * (size / 64) ** 0.5 for rate in bench.rates["adamw"]]})
         rounded = replace(smaller, rates={"adamw": [_round_rate(rate) for rate in smaller.rates["adamw"]]})
         rates = chosen_rates(rounded, arms, training, sheet, batch=size)

@@ -13,12 +13,13 @@ from typing import Any
 
 import jinja2
 import numpy as np
-from benchmarks.evidence.plots import LABELS, PLOTS, draw
-from benchmarks.evidence.summary import cell_of, cells_of, read_about, read_sweep
+from benchmarks.evidence.plots import LABELS, draw
+from benchmarks.evidence.summary import cell_of, cells_of, read_about, read_sweeps
 
-from normbt.stats import paired_t
+from normbt.stats import detectable_from_error, paired_t
+from normbt.stats.quantiles import normal_quantile
 
-PAGES = {"results-mechanism": ("mechanism.json", "scratch.json"), "results-frozen": ("frozen.json",)}
+PAGES = {"results-mechanism": ("mechanism.json",), "results-frozen": ("frozen.json",)}
 """Name of each page, and the summaries it is made of."""
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -33,11 +34,9 @@ class Numbers:
 
     def __init__(self, results: Path, files: Iterable[str]) -> None:
         self.about = {file.removesuffix(".json"): read_about(results / file) for file in files}
-        self.sweeps: dict[str, Any] = {
-            sweep: read_sweep(results / file, sweep)
-            for file in files
-            for sweep in dict.fromkeys(name for place, name, _ in PLOTS.values() if place == file)
-        }
+        self.sweeps: dict[str, Any] = {}
+        for file in files:
+            self.sweeps |= read_sweeps(results / file)
 
     def setting(self, sweep: str, key: str) -> Any:
         """A setting of a sweep."""
@@ -144,6 +143,33 @@ class Numbers:
             for row in self.comparisons(sweep, score, against)
             if row[f"{kind}_holm"] < 0.05 and sign * row["difference"] > 0
         ]
+
+    def expect_none(self, sweep: str, scores: Sequence[str]) -> str:
+        """Nothing, where no arm is better than BT or NormBT on these scores; the text says so.
+
+        Raises:
+            StaleText: an arm is.
+        """
+        for score in scores:
+            for against in ("bt", "normbt"):
+                if found := self.winners(sweep, score, against):
+                    raise StaleText(f"{sweep}: the text says that no arm beats {against} on {score}; {found} do")
+        return ""
+
+    def reach(self, sweep: str, score: str, against: str = "bt") -> str:
+        """Points of the smallest difference that 80 % of such comparisons would find, the median over the arms."""
+        found = []
+        for row in self.comparisons(sweep, score, against):
+            # The interval is a t interval with many degrees of freedom: its half is 1.96 standard errors.
+            error = (row["both"][1] - row["both"][0]) / 2 / normal_quantile(0.975)
+            found.append(detectable_from_error(error, degrees=1e9) or 0.0)
+        return f"{100 * float(np.median(found)):.1f}"
+
+    def one_rate(self, sweep: str, outcomes: Mapping[str, str]) -> str:
+        """A row for each arm: its differences from BT, with 95 % t intervals over the seeds."""
+        arms = [cell["arm"] for cell in self.sweeps[sweep]["cells"] if cell["arm"] != "bt"]
+        rows = [[LABELS[arm], *(self.gain(sweep, arm, kind) for kind in outcomes)] for arm in arms]
+        return _table(["method less BT", *outcomes.values()], rows)
 
     def mu(self, sweep: str, arm: str, **condition: Any) -> str:
         """The running mean after the first and after the last step."""

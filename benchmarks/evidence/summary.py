@@ -77,7 +77,12 @@ def write_sweep(path: Path, name: str, sweep: Mapping[str, Any], *, about: Mappi
 
 def read_sweep(path: Path, name: str) -> Sweep:
     """One sweep of a summary file."""
-    return json.loads(path.read_text())["sweeps"][name]
+    return read_sweeps(path)[name]
+
+
+def read_sweeps(path: Path) -> dict[str, Sweep]:
+    """All sweeps of a summary file, by name."""
+    return json.loads(path.read_text())["sweeps"]
 
 
 def read_about(path: Path) -> dict[str, Any]:
