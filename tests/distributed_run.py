@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
+from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback
 
@@ -37,13 +38,28 @@ def let_accelerate_shard_on_cpus() -> None:
     AcceleratorState.__init__ = make_sharded
 
 
-def whole_parameters(model) -> tuple[dict[str, torch.Tensor], bool]:
-    """The parameters, and whether they had to be gathered from shards; every process must ask."""
+def whole_parameters(model) -> dict[str, torch.Tensor]:
+    """The parameters, gathered from FSDP's shards; every process must ask."""
     state = model.state_dict()
-    sharded = [isinstance(value, DTensor) for value in state.values()]
-    return {name: value.full_tensor() if isinstance(value, DTensor) else value for name, value in state.items()}, all(
-        sharded
-    )
+    return {name: value.full_tensor() if isinstance(value, DTensor) else value for name, value in state.items()}
+
+
+def is_sharded(model) -> bool:
+    """Whether FSDP or ZeRO-3 keep a part of every parameter in each process."""
+    by_fsdp = [isinstance(value, DTensor) for value in model.state_dict().values()]
+    by_zero = [getattr(parameter, "ds_numel", 0) > parameter.numel() for parameter in model.parameters()]
+    return all(by_fsdp) or all(by_zero)
+
+
+def wrapped_for_processes(model: torch.nn.Module) -> torch.nn.Module:
+    """The model for a plain loop: as it is, averaged by DDP, or sharded by FSDP2."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return model
+    if "ACCELERATE_USE_FSDP" not in os.environ:
+        return torch.nn.parallel.DistributedDataParallel(model)
+    for layer in model.model.layers:
+        fully_shard(layer)
+    return fully_shard(model)
 
 
 def train_attached(folder: Path) -> None:
@@ -52,7 +68,7 @@ def train_attached(folder: Path) -> None:
     rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
     model = tiny_model("llama").train()
     normbt = attach(model)
-    wrapped = torch.nn.parallel.DistributedDataParallel(model) if ranks > 1 else model
+    wrapped = wrapped_for_processes(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     log = []
     for step in range(3):
@@ -64,8 +80,9 @@ def train_attached(folder: Path) -> None:
         optimizer.step()
         optimizer.zero_grad()
         log.append(normbt.metrics()["mu"])
+    parameters = whole_parameters(model)
     if rank == 0:
-        torch.save(model.state_dict(), folder / "attached.pt")
+        torch.save(parameters, folder / "attached.pt")
         (folder / "attached.json").write_text(json.dumps(log))
 
 
@@ -122,6 +139,7 @@ def main(runs: dict[str, dict], folder: Path) -> None:
     for name, changes in runs.items():
         pairs, poisoned = changes.pop("pairs"), changes.pop("poisoned", False)
         resume = changes.pop("resume", None)
+        os.environ |= changes.pop("environment", {})  # read by Accelerate when the trainer is made
         trainer = NormBTTrainer(
             poisoned_model() if poisoned else tiny_model("llama"),
             NormBTConfig(**settings(folder / name, max_steps=-1, num_train_epochs=1, **changes)),
@@ -136,7 +154,11 @@ def main(runs: dict[str, dict], folder: Path) -> None:
         seen = {"mu": trainer.mu, "events": trace.events}
         (folder / f"{name}.process-{trainer.args.process_index}.json").write_text(json.dumps(seen))
         metrics = trainer.evaluate()
-        parameters, sharded = whole_parameters(trainer.model)
+        sharded = is_sharded(trainer.model)
+        if trainer.is_deepspeed_enabled:
+            parameters = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+        else:
+            parameters = whole_parameters(trainer.model)
         if trainer.is_world_process_zero():
             kept = ("loss", "mu", "distance", "accuracy", "num_tokens", "weight_q50")
             kept += ("skipped_steps", "nonfinite_pairs") if poisoned else ()
@@ -147,7 +169,7 @@ def main(runs: dict[str, dict], folder: Path) -> None:
             torch.save(parameters, folder / f"{name}.pt")
             result = {"log": log, "metrics": metrics, "sharded": sharded}
             (folder / f"{name}.json").write_text(json.dumps(result))
-    if "ACCELERATE_USE_FSDP" not in os.environ:
+    if "ACCELERATE_USE_DEEPSPEED" not in os.environ:
         train_attached(folder)
     if torch.distributed.is_initialized():
         torch.distributed.barrier()  # gloo aborts a process whose peer has left while it still listens

@@ -46,24 +46,52 @@ SIZES = {1: 4, 2: 2}
 """Pairs per process and micro-batch, by number of processes: the same pairs in every step."""
 
 
-def run_processes(count: int, runs: dict[str, dict], folder: Path, **variables: str) -> Path:
-    """Train each of ``runs`` in ``count`` processes."""
+def run_processes(
+    count: int, runs: dict[str, dict], folder: Path, *, python: str = sys.executable, **variables: str
+) -> Path:
+    """Train each of ``runs`` in ``count`` processes, one after the other."""
     sizes = {"per_device_train_batch_size": SIZES[count], "pairs": 19, "gradient_accumulation_steps": 2}
     settings = json.dumps({name: sizes | run for name, run in runs.items()})
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={count}"]
-    command = [sys.executable, *(launcher if count > 1 else []), str(HERE / "distributed_run.py")]
+    launched = launcher if count > 1 or variables else []
+    command = [python, *launched, str(HERE / "distributed_run.py")]
     path = os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path} | variables
     finished = subprocess.run(
         [*command, settings, str(folder)], env=environment, capture_output=True, text=True, timeout=500
     )
-    assert finished.returncode == 0, finished.stderr[-3000:]
+    assert finished.returncode == 0, finished.stderr[-9000:]
     return folder
 
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory):
     return {count: run_processes(count, RUNS | QUIET, tmp_path_factory.mktemp(f"processes-{count}")) for count in SIZES}
+
+
+STATE_DICT_TYPES = {"FULL_STATE_DICT": "padded", "SHARDED_STATE_DICT": "shards"}
+"""The run that leaves checkpoints of each kind."""
+
+
+@pytest.fixture(scope="module")
+def sharded(tmp_path_factory):
+    """FSDP2 runs by number of processes. Each resumes checkpoints of the other: two processes write before one does."""
+    folders = {count: tmp_path_factory.mktemp(f"sharded-{count}") for count in SIZES}
+    runs = {"packed": RUNS["packed"]}
+    for kind, name in STATE_DICT_TYPES.items():
+        runs[name] = RUNS["padded"] | {"environment": {"FSDP_STATE_DICT_TYPE": kind}}
+
+    def resumed_from(count: int) -> dict[str, dict]:
+        return {
+            f"{kind} from {count}": runs[name] | {"resume": str(folders[count] / name / "checkpoint-1")}
+            for kind, name in STATE_DICT_TYPES.items()
+        }
+
+    run_processes(2, runs, folders[2], **SHARDED)
+    written = {name: runs[name] for name in STATE_DICT_TYPES.values()}
+    run_processes(1, written | resumed_from(2), folders[1], **SHARDED)
+    run_processes(2, resumed_from(1), folders[2], **SHARDED)
+    return folders
 
 
 def assert_same_run(one: Path, other: Path, steps: int = 3) -> None:
@@ -91,22 +119,32 @@ def test_two_processes_train_as_one(outcomes, run):
 
 
 @pytest.mark.slow
-def test_an_attached_model_moves_mu_with_the_pairs_of_all_processes(outcomes):
-    one, two = (json.loads((outcomes[count] / "attached.json").read_text()) for count in SIZES)
+@pytest.mark.parametrize("engine", ["DDP", "FSDP2"])
+def test_an_attached_model_moves_mu_with_the_pairs_of_all_processes(outcomes, sharded, engine):
+    folders = (outcomes[1], {"DDP": outcomes, "FSDP2": sharded}[engine][2])
+    one, two = (json.loads((folder / "attached.json").read_text()) for folder in folders)
     assert two == pytest.approx(one, rel=1e-6)
-    parameters, others = (torch.load(outcomes[count] / "attached.pt") for count in SIZES)
+    parameters, others = (torch.load(folder / "attached.pt") for folder in folders)
     for name, parameter in parameters.items():
         torch.testing.assert_close(others[name], parameter, atol=1e-5, rtol=1e-5, msg=name)
 
 
 @pytest.mark.slow
-def test_two_processes_with_sharded_parameters_train_as_one(outcomes, tmp_path):
+@pytest.mark.parametrize("run", ["packed", "padded"])
+def test_two_processes_with_sharded_parameters_train_as_one(outcomes, sharded, run):
     """FSDP2: each process holds a part of every parameter."""
-    runs = {name: RUNS[name] for name in ("packed", "padded")}
-    run_processes(2, runs, tmp_path, **SHARDED)
-    for name in runs:
-        assert json.loads((tmp_path / f"{name}.json").read_text())["sharded"]
-        assert_same_run(outcomes[1] / name, tmp_path / name)
+    assert json.loads((sharded[2] / f"{run}.json").read_text())["sharded"]
+    assert_same_run(outcomes[1] / run, sharded[2] / run)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("state_dict_type", STATE_DICT_TYPES)
+@pytest.mark.parametrize(("wrote", "resumes"), [(1, 2), (2, 1)])
+def test_a_sharded_checkpoint_of_n_processes_resumes_on_m(outcomes, sharded, wrote, resumes, state_dict_type):
+    """FSDP2, whose checkpoint is whole (as our configuration has it) or in shards."""
+    resumed = sharded[resumes] / f"{state_dict_type} from {wrote}"
+    assert json.loads(resumed.with_suffix(".json").read_text())["sharded"]
+    assert_same_run(outcomes[1] / "padded", resumed, steps=2)
 
 
 @pytest.mark.slow
@@ -166,3 +204,40 @@ def test_a_checkpoint_waits_for_the_mu_of_its_step(outcomes, count):
     ]
     assert [state["updates"] for state in states[0]] == [1, 2, 3]
     assert states[0] == states[1]
+
+
+# --- DeepSpeed, where it is installed ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=[2, 3])
+def deepspeed_run(request, tmp_path_factory) -> Path:
+    """Two processes under ZeRO-2 or 3, and a run that resumes the first one's checkpoint.
+
+    Needs the Python of an environment with DeepSpeed, which compiles an operator for the CPU with g++ at its first run:
+
+        NORMBT_DEEPSPEED_PYTHON=.../bin/python pytest tests/test_distributed.py -k deepspeed
+    """
+    python = os.environ.get("NORMBT_DEEPSPEED_PYTHON") or pytest.skip("NORMBT_DEEPSPEED_PYTHON names no Python")
+    folder = tmp_path_factory.mktemp(f"zero-{request.param}")
+    # Parameters below the threshold, which are all of a tiny model's, would stay whole in every process.
+    zero = {"stage": request.param, "stage3_param_persistence_threshold": 0}
+    zero |= {"stage3_gather_16bit_weights_on_model_save": True}
+    sizes = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping")
+    config = folder / "deepspeed.json"
+    config.write_text(json.dumps({"zero_optimization": zero} | dict.fromkeys(sizes, "auto")))
+    # Accelerate ignores DeepSpeed where the CPU was asked for, and needs to be told of gloo where it was not.
+    on_cpu = RUNS["padded"] | {"use_cpu": False, "ddp_backend": "gloo", "dataloader_pin_memory": False}
+    variables = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_CONFIG_FILE": str(config)}
+    variables |= {"DS_ACCELERATOR": "cpu", "PATH": f"{Path(python).parent}{os.pathsep}{os.environ['PATH']}"}
+    resumed = on_cpu | {"resume": str(folder / "padded" / "checkpoint-1")}
+    # One run at a time: once ZeRO-3 is in force in a process, it also cuts up the next model while that is made.
+    for runs in ({"padded": on_cpu}, {"resumed": resumed}):
+        run_processes(2, runs, folder, python=python, **variables)
+    assert json.loads((folder / "padded.json").read_text())["sharded"] == (request.param == 3)
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("run", "steps"), [("padded", 3), ("resumed", 2)])
+def test_two_processes_under_deepspeed_train_as_one(outcomes, deepspeed_run, run, steps):
+    assert_same_run(outcomes[1] / "padded", deepspeed_run / run, steps=steps)

@@ -3,6 +3,7 @@
 import math
 import os
 import pickle
+import re
 import resource
 import subprocess
 import sys
@@ -86,6 +87,24 @@ def test_resume_passes_a_half_written_checkpoint_over(broken_run, finished_run, 
 def test_a_half_written_checkpoint_is_refused_with_the_name_of_the_good_one(broken_run, tokenizer):
     with pytest.raises(StateError, match=r"checkpoint-6 is incomplete.*The last complete one is .*checkpoint-4"):
         train(broken_run, tokenizer, word_pairs(40), resume=str(broken_run / "checkpoint-6"), **SAVING)
+
+
+@pytest.mark.parametrize(
+    ("file", "engine"),
+    [
+        ("pytorch_model_fsdp.bin", "FSDP (FULL_STATE_DICT)"),
+        ("pytorch_model_fsdp_0/__0_0.distcp", "FSDP (SHARDED_STATE_DICT)"),
+        ("global_step4/bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt", "DeepSpeed with 1 process"),
+    ],
+)
+def test_a_checkpoint_of_another_engine_is_refused(broken_run, tokenizer, file, engine):
+    """Transformers would say that a file is missing, or start with an empty optimizer."""
+    path = broken_run / "checkpoint-4" / file
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b"weights")
+    seal(broken_run / "checkpoint-4")
+    with pytest.raises(StateError, match=re.escape(f"was written under {engine}, and this run is under no engine")):
+        train(broken_run, tokenizer, word_pairs(40), resume=True, **SAVING)
 
 
 def test_a_checkpoint_cannot_run_code(broken_run, tokenizer):

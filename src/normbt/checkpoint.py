@@ -10,6 +10,10 @@ from normbt.results import read_json, write_json
 
 STATE_FILE = "normbt_state.json"
 
+WHOLE = "no engine that shards"
+FSDP_WHOLE = "FSDP (FULL_STATE_DICT)"
+FSDP_SHARDS = "FSDP (SHARDED_STATE_DICT)"
+
 
 @dataclass(frozen=True)
 class TrainingState:
@@ -42,6 +46,39 @@ def save_state(folder: str | Path, state: TrainingState) -> None:
         state: what to write.
     """
     write_json(Path(folder) / STATE_FILE, asdict(state))
+
+
+def engine_of(folder: str | Path) -> str:
+    """Which engine wrote a checkpoint, in words: each keeps model and optimizer in files that the others don't read.
+
+    Args:
+        folder: a complete checkpoint.
+
+    Returns:
+        One of :data:`WHOLE`, :data:`FSDP_WHOLE` and :data:`FSDP_SHARDS`, or :func:`deepspeed_of`.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> engine_of(folder)
+        'no engine that shards'
+        >>> _ = (folder / "pytorch_model_fsdp.bin").write_bytes(b"weights")
+        >>> engine_of(folder)
+        'FSDP (FULL_STATE_DICT)'
+    """
+    folder = Path(folder)
+    if (folder / "pytorch_model_fsdp.bin").is_file():
+        return FSDP_WHOLE
+    if (folder / "pytorch_model_fsdp_0").is_dir():
+        return FSDP_SHARDS
+    if parts := list(folder.glob("global_step*/*zero_pp_rank_*_optim_states.pt")):
+        return deepspeed_of(len(parts))
+    return WHOLE
+
+
+def deepspeed_of(processes: int) -> str:
+    """What :func:`engine_of` says of DeepSpeed, whose checkpoints are read by as many processes as wrote them."""
+    return f"DeepSpeed with {processes} process{'es' if processes > 1 else ''}"
 
 
 def load_state(folder: str | Path, settings: Mapping[str, Any]) -> TrainingState:

@@ -16,6 +16,7 @@ from transformers import TrainingArguments
 from transformers.trainer import TRAINING_ARGS_NAME
 
 from normbt.batches import MicroBatch
+from normbt.checkpoint import engine_of
 from normbt.completeness import choose_checkpoint, last_complete, rotate, seal
 from normbt.errors import StateError
 from normbt.faults import writing
@@ -39,14 +40,15 @@ class Checkpoints:
         self._limit = args.save_total_limit
         self._is_proved = False
 
-    def to_resume(self, wanted: str | bool | None) -> str | None:
+    def to_resume(self, wanted: str | bool | None, *, engine: str) -> str | None:
         """The checkpoint that all processes resume from: the main one looks, and the others follow.
 
         Args:
             wanted: a folder; True for the last complete checkpoint of the run; None or False for none.
+            engine: what this run trains under, as :func:`normbt.checkpoint.engine_of` says it.
 
         Raises:
-            StateError: it is missing or incomplete; raised in every process.
+            StateError: it is missing, incomplete, or of another engine; raised in every process.
         """
         if wanted is None or wanted is False:
             return None
@@ -54,6 +56,7 @@ class Checkpoints:
         if self._accelerator.is_main_process:
             try:
                 answer = [choose_checkpoint(None if wanted is True else wanted, self._output_dir)]
+                _require_engine(answer[0][0], engine)
             except StateError as error:
                 answer = [error]
         broadcast_object_list(answer)
@@ -121,6 +124,17 @@ class Checkpoints:
         if self._args.should_save:
             shutil.rmtree(folder, ignore_errors=True)
         return f"What there was of it has been removed. {self.way_back()}"
+
+
+def _require_engine(folder: Path, engine: str) -> None:
+    if (found := engine_of(folder)) == engine:
+        return
+    has_weights = any(folder.glob("*model*.safetensors*"))
+    or_else = ", or start a new run from its weights (pass the folder as the model)" if has_weights else ""
+    raise StateError(
+        f"{folder} was written under {found}, and this run is under {engine}, which reads other files. Resume it under "
+        f"what it was written with (--accelerate_config){or_else}."
+    )
 
 
 def prove_reload(

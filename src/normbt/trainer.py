@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from accelerate.utils import DistributedType, gather_object, is_peft_model
+from accelerate.utils import gather_object, is_peft_model
 from datasets import Dataset, IterableDataset
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
@@ -32,7 +32,16 @@ from normbt.adapters import check_head_is_trained, reward_peft_config
 from normbt.attachment import is_attached
 from normbt.attention import pair_attention
 from normbt.batches import MicroBatch, PairExamples, StepBatches, from_collator, pair_count
-from normbt.checkpoint import TrainingState, load_state, loss_settings, save_state
+from normbt.checkpoint import (
+    FSDP_SHARDS,
+    FSDP_WHOLE,
+    WHOLE,
+    TrainingState,
+    deepspeed_of,
+    load_state,
+    loss_settings,
+    save_state,
+)
 from normbt.config import NormBTConfig
 from normbt.encoding import encode_pairs, longest_sequence, prepare_tokenizer
 from normbt.errors import ConfigError
@@ -178,7 +187,7 @@ class NormBTTrainer(RewardTrainer):
 
         ``resume_from_checkpoint=True`` takes the last *complete* checkpoint of ``output_dir``.
         """
-        checkpoint = self._checkpoints.to_resume(resume_from_checkpoint)
+        checkpoint = self._checkpoints.to_resume(resume_from_checkpoint, engine=self._engine)
         with self._reading_packed_rows():
             try:
                 return super().train(checkpoint, *args, **kwargs)
@@ -336,10 +345,10 @@ class NormBTTrainer(RewardTrainer):
         """Forward and backward of every micro-batch of the step; gradients are synchronised in the last."""
         loss = torch.zeros((), device=self.args.device)
         for batch in inputs.micro_batches:
-            if batch.is_last or self.accelerator.distributed_type == DistributedType.DEEPSPEED:
-                synchronised = contextlib.nullcontext()
-            else:
-                synchronised = self.accelerator.no_sync(model)
+            if self.is_deepspeed_enabled:  # it steps in every backward, unless it is told that others follow
+                self.accelerator.gradient_state._set_sync_gradients(batch.is_last)
+            last = batch.is_last or self.is_deepspeed_enabled
+            synchronised = contextlib.nullcontext() if last else self.accelerator.no_sync(model)
             with synchronised:
                 loss += super().training_step(model, batch, num_items_in_batch)
         return loss
@@ -554,6 +563,15 @@ class NormBTTrainer(RewardTrainer):
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         self._checkpoints.complete(Path(checkpoint_folder), prove=self._prove_reload)
         super()._push_from_checkpoint(checkpoint_folder)
+
+    @property
+    def _engine(self) -> str:
+        if self.is_deepspeed_enabled:
+            return deepspeed_of(self.accelerator.num_processes)
+        if self.is_fsdp_enabled:
+            whole = "FULL_STATE_DICT" in str(self.accelerator.state.fsdp_plugin.state_dict_type)
+            return FSDP_WHOLE if whole else FSDP_SHARDS
+        return WHOLE
 
     def _prove_reload(self, folder: Path) -> None:
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
