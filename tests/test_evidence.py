@@ -1,7 +1,10 @@
 """The batched heads of `benchmarks.evidence` against plain loops with the package's own loss module."""
 
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -194,11 +197,11 @@ def test_sweep_is_written_and_read_back(extracted: Path, tmp_path: Path) -> None
     summary.write_sweep(file, "balance", vars(mechanism.balance_sweep(bench)), about={"command": "this"})
     sweep = summary.read_sweep(file, "balance")
     assert summary.read_sweep(file, "other")["cells"] == []
-    assert [cell["condition"]["near_share"] for cell in summary.cells_of(sweep, "bt")] == [0.1, 0.3, 0.5, 0.7, 0.9]
+    assert [cell["condition"]["near_share"] for cell in summary.cells_of(sweep, "bt")] == [0.1, 0.5, 0.9]
     cell = summary.cell_of(sweep, "normbt", near_share=0.5)
     assert len(cell["outcomes"]["near"]) == 3
     assert cell["mu"][0] > 0
-    with pytest.raises(LookupError, match="found 5"):
+    with pytest.raises(LookupError, match="found 3"):
         summary.cell_of(sweep, "bt")
 
 
@@ -237,7 +240,40 @@ def test_a_sentence_that_no_longer_fits_is_refused() -> None:
 
 def test_every_picture_is_there_and_one_is_drawn_again(tmp_path: Path) -> None:
     """The same summary gives the same picture, byte for byte, where the drawing library is the same."""
-    for name in plots.PLOTS:
+    for name in plots.drawable(ROOT / "docs" / "results"):
         assert (ROOT / "docs" / "images" / "results" / f"{name}.png").is_file(), name
     first, second = (plots.draw(ROOT / "docs" / "results", tmp_path / one, ["mechanism-bound"])[0] for one in "ab")
     assert first.read_bytes() == second.read_bytes()
+
+
+def test_sections_come_with_their_sweeps(tmp_path: Path) -> None:
+    """A sweep that was not run is named as such; once it is in the summary, its section and its picture are there."""
+    results = tmp_path / "results"
+    shutil.copytree(ROOT / "docs" / "results", results)
+    conditions: dict[str, list[dict[str, Any]]] = {
+        "epochs": [{"epochs": epochs} for epochs in (1, 5, 20)],
+        "noise": [{"placed": "nowhere", "rate": 0.0}]
+        + [{"placed": place, "rate": rate} for rate in (0.1, 0.2, 0.3) for place in ("near", "far", "evenly")],
+        "batch-size": [{"batch": size} for size in (4, 16, 64, 256)],
+        "balance": [{"near_share": share} for share in (0.1, 0.5, 0.9)],
+    }
+    known = summary.read_sweeps(results / "mechanism.json")
+    file = json.loads((results / "mechanism.json").read_text(encoding="utf-8"))
+    file["sweeps"] = {name: sweep for name, sweep in known.items() if name not in conditions}
+    (results / "mechanism.json").write_text(json.dumps(file), encoding="utf-8")
+    assert "## Not run yet" in pages.render("results-mechanism", results)
+
+    values = {name: [0.7, 0.72, 0.74] for name in ("all", "near", "middle", "far")}
+    for name, found in conditions.items():
+        cells = [
+            {"condition": condition, "arm": arm, "learning_rate": 0.01, "outcomes": values}
+            for condition in found
+            for arm in ("bt", "normbt", "batch")
+        ]
+        sweep = {"settings": {"train": 10}, "seeds": [0, 1, 2], "search": [], "cells": cells, "comparisons": []}
+        summary.write_sweep(results / "mechanism.json", name, sweep, about={"command": "this"})
+    page = pages.render("results-mechanism", results)
+    assert "## Not run yet" not in page
+    drawn = plots.draw(results, tmp_path, [f"mechanism-{name}" for name in conditions])
+    for picture in drawn:
+        assert f"images/results/{picture.name}" in page

@@ -365,7 +365,7 @@ def balance_sweep(bench: Bench) -> Sheet:
     sheet = new_sheet(bench, rates="chosen per arm and share", train=pairs)
     sides = [np.flatnonzero(bench.near), np.flatnonzero(~bench.near)]
     sides = [np.random.default_rng(0).permutation(side) for side in sides]
-    for share in (0.1, 0.3, 0.5, 0.7, 0.9):
+    for share in (0.1, 0.5, 0.9):
         near = round(share * pairs)
         data = bench.train.take(np.sort(np.concatenate([sides[0][:near], sides[1][: pairs - near]])))
         rates = chosen_rates(bench, BOTH, bench.base, sheet, data, near_share=share)

@@ -7,6 +7,7 @@ states a direction says which (`expect`): where the numbers no longer have it, n
 """
 
 import argparse
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from benchmarks.evidence.summary import cell_of, cells_of, read_about, read_swee
 from normbt.stats import detectable_from_error, paired_t
 from normbt.stats.quantiles import normal_quantile
 
-PAGES = {"results-mechanism": ("mechanism.json",), "results-frozen": ("frozen.json",)}
+PAGES = {"results-mechanism": ("mechanism.json", "scratch.json"), "results-frozen": ("frozen.json",)}
 """Name of each page, and the summaries it is made of."""
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -71,15 +72,17 @@ class Numbers:
         own = cell_of(self.sweeps[sweep], arm, **condition)["outcomes"][outcome]
         other = cell_of(self.sweeps[sweep], against, **(condition if than is None else than))["outcomes"][outcome]
         values = np.subtract(own, other).tolist()
-        found = paired_t(values)
-        low, high = (found.difference if end is None else end for end in (found.low, found.high))
-        seen = "+" if low > 0 else "-" if high < 0 else "0"
-        if expect not in (None, seen):
+        if expect not in (None, _side(values)):
             raise StaleText(
                 f"{sweep}: the text expects {arm} - {against} on {outcome} ({condition}) to be {expect}, "
-                f"found {100 * found.difference:+.2f} [{100 * low:+.2f}, {100 * high:+.2f}]"
+                f"found {_spread(values, sign='+')}"
             )
         return _spread(values, sign="+")
+
+    def sign(self, sweep: str, arm: str, outcome: str = "all", *, against: str = "bt", **condition: Any) -> str:
+        """``+`` or ``-`` where the interval of a gain lies on that side of zero, ``0`` where it holds zero."""
+        own, other = (cell_of(self.sweeps[sweep], name, **condition)["outcomes"][outcome] for name in (arm, against))
+        return _side(np.subtract(own, other).tolist())
 
     def rate(self, sweep: str, arm: str, **condition: Any) -> str:
         """Learning rate of an arm; with a star where the search ended at the edge of its grid."""
@@ -176,21 +179,34 @@ class Numbers:
         first, last = cell_of(self.sweeps[sweep], arm, **condition)["mu"]
         return f"{first:.2g} to {last:.2g}"
 
-    def scratch(self, rate: float, categories: Sequence[str], steps: Sequence[int]) -> str:
-        """From random weights: accuracy by category at some steps, a row for each method and step."""
+    def scratch(self, categories: Sequence[str]) -> str:
+        """From random weights: accuracy by category , a row for each method, rate and step."""
+        runs = self.sweeps["scratch"]["runs"]
         rows = []
-        for step in steps:
-            for arm in ("bt", "normbt", "relative"):
-                runs = self.runs(arm, rate)
-                if runs:
-                    found = [_spread([run["points"][str(step)][kind] for run in runs]) for kind in categories]
-                    rows.append([str(step), LABELS[arm], str(len(runs)), *found])
-        return _table(["step", "method", "seeds", *categories], rows)
+        for rate in sorted({run["rate"] for run in runs}):
+            for arm in dict.fromkeys(run["arm"] for run in runs):
+                own = self.runs(arm, rate)
+                for step in own[0]["points"] if own else ():
+                    found = [_spread([run["points"][step][kind] for run in own]) for kind in categories]
+                    rows.append([LABELS[arm], f"{rate:g}", str(len(own)), step, *found])
+        return _table(["method", "rate", "seeds", "step", *categories], rows)
+
+    def fewest_seeds(self) -> int:
+        """Seeds of the method from random weights that has the fewest."""
+        runs = self.sweeps["scratch"]["runs"]
+        counts = Counter((run["arm"], run["rate"]) for run in runs)
+        return min(counts.values())
 
     def runs(self, arm: str, rate: float) -> list[dict[str, Any]]:
         """Runs from random weights, by seed."""
         found = [run for run in self.sweeps["scratch"]["runs"] if run["arm"] == arm and run["rate"] == rate]
         return sorted(found, key=lambda run: run["seed"])
+
+
+def _side(values: Sequence[float]) -> str:
+    found = paired_t(values)
+    low, high = (found.difference if end is None else end for end in (found.low, found.high))
+    return "+" if low > 0 else "-" if high < 0 else "0"
 
 
 def _spread(values: Sequence[float], *, sign: str = "") -> str:

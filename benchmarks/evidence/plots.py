@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from benchmarks.evidence.summary import Cell, Sweep, cells_of, read_sweep
+from benchmarks.evidence.summary import Cell, Sweep, cells_of, read_sweep, read_sweeps
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -62,7 +62,9 @@ STYLE: dict[str, Any] = {
 
 
 def interval(values: Sequence[float]) -> tuple[float, float, float]:
-    """Mean of the seeds and its 95 % t interval, in per cent."""
+    """Mean of the seeds and its 95 % t interval, in per cent; one seed has no interval."""
+    if len(values) == 1:
+        return (100 * values[0],) * 3
     found = paired_t(values)
     low, high = (found.difference if end is None else end for end in (found.low, found.high))
     return 100 * found.difference, 100 * low, 100 * high
@@ -322,7 +324,7 @@ def draw_scratch(sweep: Any) -> Figure:
             ends = {}
             for arm in ("bt", "normbt", "relative"):
                 runs = [run for run in sweep["runs"] if run["arm"] == arm and run["rate"] == rate]
-                if len(runs) < 2:
+                if not runs:
                     continue
                 steps = sorted((int(step) for step in runs[0]["points"]), key=int)
                 rows = [interval([run["points"][str(step)][category] for run in runs]) for step in steps]
@@ -338,21 +340,32 @@ def draw_scratch(sweep: Any) -> Figure:
 
 PLOTS: dict[str, tuple[str, str, Callable[[Any], Figure]]] = {
     "mechanism-steps": ("mechanism.json", "steps", draw_steps),
+    "mechanism-epochs": ("mechanism.json", "epochs", draw_epochs),
+    "mechanism-noise": ("mechanism.json", "noise", draw_noise),
     "mechanism-optimizer": ("mechanism.json", "optimizer", draw_optimizers),
     "mechanism-bound": ("mechanism.json", "bound", draw_bounds),
     "mechanism-beta": ("mechanism.json", "beta", draw_betas),
+    "mechanism-batch-size": ("mechanism.json", "batch-size", draw_batches),
+    "mechanism-balance": ("mechanism.json", "balance", draw_balance),
     "mechanism-grid": ("mechanism.json", "grid", draw_grid),
+    "mechanism-scratch": ("scratch.json", "scratch", draw_scratch),
     "frozen-arms": ("frozen.json", "frozen", draw_frozen),
     "frozen-deciles": ("frozen.json", "frozen", draw_frozen_deciles),
 }
 """Name of each picture, the summary and the sweep in it, and what draws it."""
 
 
+def drawable(results: Path) -> list[str]:
+    """Names of the plots whose sweep is in the summaries."""
+    there = {file: read_sweeps(results / file) for file in {file for file, _, _ in PLOTS.values()}}
+    return [name for name, (file, sweep, _) in PLOTS.items() if sweep in there[file]]
+
+
 def draw(results: Path, images: Path, names: Sequence[str] | None = None) -> list[Path]:
     """Draw the plots; the same summary gives the same file."""
     images.mkdir(parents=True, exist_ok=True)
     written = []
-    for name in PLOTS if names is None else names:
+    for name in drawable(results) if names is None else names:
         file, sweep, make = PLOTS[name]
         with rc_context(STYLE):
             path = images / f"{name}.png"
