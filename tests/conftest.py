@@ -11,7 +11,9 @@ import shutil
 import socket
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -107,12 +109,26 @@ def _save_checkpoint(folder: Path, kind: str) -> Path:
 @pytest.fixture
 def pairs_file(tmp_path: Path) -> Path:
     """Sixteen preference pairs of words that the tiny tokenizer knows, in a JSONL file."""
+    return write_word_pairs(tmp_path / "pairs.jsonl", 16)
+
+
+@pytest.fixture
+def many_pairs(tmp_path: Path) -> Path:
+    """Forty of them, enough for shares of a training set."""
+    return write_word_pairs(tmp_path / "many.jsonl", 40)
+
+
+def write_word_pairs(path: Path, count: int, **further: Sequence[Any]) -> Path:
+    """Write pairs of words; each further column takes its values in turn."""
     generator = random.Random(0)
 
     def words(count: int) -> str:
         return " ".join(f"w{generator.randrange(5, 64)}" for _ in range(count))
 
-    rows = [{"prompt": words(4) + " ", "chosen": words(5), "rejected": words(6)} for _ in range(16)]
-    path = tmp_path / "pairs.jsonl"
+    rows = [
+        {"prompt": words(4) + " ", "chosen": words(5), "rejected": words(6)}
+        | {name: values[number % len(values)] for name, values in further.items()}
+        for number in range(count)
+    ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path

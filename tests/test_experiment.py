@@ -1,7 +1,6 @@
 """Recipes are checked whole; a grid trains, searches on validation pairs, evaluates, and goes on where it stopped."""
 
 import json
-import random
 import sys
 import types
 from html import unescape
@@ -43,19 +42,6 @@ def recipe_values(model: Path, pairs: Path, **changes) -> dict:
         "evaluation": {"resamples": 50},
     }
     return values | changes
-
-
-@pytest.fixture
-def many_pairs(tmp_path: Path) -> Path:
-    generator = random.Random(1)
-
-    def words(count: int) -> str:
-        return " ".join(f"w{generator.randrange(5, 64)}" for _ in range(count))
-
-    rows = [{"prompt": words(3) + " ", "chosen": words(4), "rejected": words(5)} for _ in range(40)]
-    path = tmp_path / "many.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
 
 
 # --- recipes ----------------------------------------------------------------------------------------------------------

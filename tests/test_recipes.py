@@ -1,12 +1,11 @@
 """Every recipe that comes with the package: read, its settings accepted by training, and one of its runs trained."""
 
-import json
-import random
 from pathlib import Path
 
 import pytest
 import yaml
 
+from conftest import write_word_pairs
 from normbt.arguments import parse_train_arguments
 from normbt.experiment import read_recipe, run_experiment, shipped_recipes
 from normbt.experiment.cells import final_cells
@@ -52,18 +51,7 @@ def test_training_accepts_the_settings_of_every_method(name: str, tmp_path: Path
 @pytest.fixture(scope="module")
 def rated_pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Pairs with margins, since some recipes have methods that read them."""
-    generator = random.Random(2)
-
-    def words(count: int) -> str:
-        return " ".join(f"w{generator.randrange(5, 64)}" for _ in range(count))
-
-    rows = [
-        {"prompt": words(3) + " ", "chosen": words(4), "rejected": words(5), "margin": 1 + number % 3}
-        for number in range(24)
-    ]
-    path = tmp_path_factory.mktemp("rated") / "pairs.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
+    return write_word_pairs(tmp_path_factory.mktemp("rated") / "pairs.jsonl", 24, margin=[1, 2, 3])
 
 
 @pytest.mark.parametrize("name", RECIPES)
