@@ -1,10 +1,12 @@
 """Arrangement of a step: every pair once, no budget broken, ranks alike."""
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from normbt.batching import arrange, balance, plan_step
+from normbt.batching import arrange, arrange_by_length, balance, plan_step
 
 counts = st.lists(st.integers(1, 60), min_size=1, max_size=40)
 
@@ -22,6 +24,17 @@ def test_every_pair_is_arranged_once_and_no_shared_batch_exceeds_the_budget(toke
 def test_first_fit_leaves_no_two_batches_that_would_fit_into_one(tokens: list[int], budget: int) -> None:
     loads = sorted(sum(tokens[pair] for pair in batch) for batch in arrange(tokens, budget))
     assert len(loads) < 2 or loads[0] + loads[1] > budget
+
+
+@given(counts, st.integers(1, 100))
+def test_by_length_every_pair_is_arranged_once_and_padding_counts(tokens: list[int], budget: int) -> None:
+    batches = arrange_by_length(tokens, budget)
+    assert sorted(pair for batch in batches for pair in batch) == list(range(len(tokens)))
+    for batch in batches:
+        assert batch == sorted(batch)
+        assert len(batch) == 1 or len(batch) * max(tokens[pair] for pair in batch) <= budget
+    spans = [(min(tokens[pair] for pair in batch), max(tokens[pair] for pair in batch)) for batch in batches]
+    assert all(longer[0] >= shorter[1] for longer, shorter in itertools.pairwise(spans))
 
 
 def test_a_pair_over_the_budget_goes_alone() -> None:

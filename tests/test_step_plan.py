@@ -20,7 +20,7 @@ CHOICES: dict[str, Any] = {
     "token_budget": None,
     "checkpointing": None,
     "longest_sequence": 20,
-    "pairs_per_micro_batch": 3,
+    "pairs_per_draw": 3,
     "pad_token_id": PAD,
     "pad_to_multiple_of": None,
     "low_precision": False,
@@ -83,6 +83,7 @@ def test_a_model_without_readable_sizes_is_padded_with_checkpointing_as_asked() 
     for asked in (None, False, True):
         plan = make_step_plan(Opaque(2, 1), **CHOICES | {"checkpointing": asked})
         assert (plan.batching, plan.checkpointing) == ("padded", bool(asked))
+        assert plan.token_budget == 3 * 2 * 20  # of a draw: nothing says that more would fit
         assert "memory not estimated" in plan.reason
 
 
@@ -114,13 +115,23 @@ def test_checkpointing_that_was_asked_for_is_not_changed(free, asked) -> None:
         assert plan_for(checkpointing=asked).checkpointing is asked
 
 
-def test_a_padded_micro_batch_is_what_has_to_fit(free) -> None:
+def test_a_micro_batch_of_a_users_own_collator_is_what_has_to_fit(free) -> None:
     shape = decoder_shape(tiny_model("llama"))
     needed = activation_bytes(shape, 3 * 2 * 20, element_size=4, checkpointing=False)
     free(int(needed / 0.8) + 10)  # activations may take 0.8 of what is free
-    assert not plan_for(batching="padded").checkpointing
-    assert plan_for(batching="padded", pairs_per_micro_batch=4).checkpointing
-    assert plan_for(batching="padded", longest_sequence=21).checkpointing
+    own = {"batching": "padded", "arranges": False}
+    assert not plan_for(**own).checkpointing
+    assert plan_for(**own, pairs_per_draw=4).checkpointing
+    assert plan_for(**own, longest_sequence=21).checkpointing
+
+
+def test_a_padded_micro_batch_gets_the_budget_of_a_packed_one(free) -> None:
+    shape = decoder_shape(tiny_model("llama"))
+    free(int(activation_bytes(shape, 100, element_size=4, checkpointing=False) / 0.8) + 10)
+    for draw in (1, 64):
+        plan = plan_for(batching="padded", pairs_per_draw=draw)
+        assert (plan.token_budget, plan.checkpointing) == (100, False)
+        assert "at most 100 tokens a micro-batch" in plan.reason
 
 
 def test_half_the_bytes_need_half_the_memory(free) -> None:
@@ -231,13 +242,20 @@ def test_sharing_decides_what_fits_together(plans) -> None:
     assert [row_tokens(batch) for batch in plans["packed-unshared"].micro_batches(examples)] == [24, 24]
 
 
-def test_padded_pairs_keep_the_order_they_were_drawn_in(free) -> None:
+def test_padded_pairs_of_similar_length_are_together(free) -> None:
     free(AMPLE)
-    examples = [example(number, 1, 1 + number, 2) for number in range(7)]
-    batches = plan_for(batching="padded", pad_to_multiple_of=4).micro_batches(examples)
-    assert [numbers(batch) for batch in batches] == [[0, 1, 2], [3, 4, 5], [6]]
-    assert [tuple(batch.inputs["input_ids"].shape) for batch in batches] == [(6, 4), (6, 8), (2, 8)]
+    examples = [example(number, 1, 1 + length, 2) for number, length in enumerate([6, 1, 5, 2, 0, 3, 4])]
+    batches = plan_for(batching="padded", pad_to_multiple_of=4, token_budget=32).micro_batches(examples)
+    assert [numbers(batch) for batch in batches] == [[0, 2], [5, 6], [1, 3, 4]]
+    assert [tuple(batch.inputs["input_ids"].shape) for batch in batches] == [(4, 8), (4, 8), (6, 4)]
     assert all(torch.equal(batch.inputs["attention_mask"], batch.inputs["input_ids"].ne(PAD)) for batch in batches)
+
+
+@given(examples=pairs)
+@settings(deadline=None, max_examples=50)
+def test_padding_stays_within_the_budget(plans, examples) -> None:
+    for batch in plans["packed"].falling_back("").micro_batches(examples):
+        assert batch.pairs == 1 or row_tokens(batch) <= 30
 
 
 def test_the_same_examples_are_arranged_the_same_way(plans) -> None:

@@ -1,6 +1,9 @@
 """Arrange the pairs of one optimizer step: into micro-batches under a token budget, balanced over ranks."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+
+Arrangement = Callable[[Sequence[int], int], list[list[int]]]
+"""Puts pairs, given by their tokens, into micro-batches under a budget."""
 
 
 def arrange(tokens: Sequence[int], token_budget: int) -> list[list[int]]:
@@ -23,8 +26,7 @@ def arrange(tokens: Sequence[int], token_budget: int) -> list[list[int]]:
         >>> arrange([3, 9, 4, 6, 2], token_budget=10)
         [[1], [2, 3], [0, 4]]
     """
-    if token_budget < 1 or any(count < 1 for count in tokens):
-        raise ValueError(f"token_budget and tokens must be positive, got {token_budget} and {list(tokens)}")
+    _check_positive(tokens, token_budget)
     batches: list[list[int]] = []
     room: list[int] = []
     for pair in _largest_first(tokens):
@@ -35,6 +37,36 @@ def arrange(tokens: Sequence[int], token_budget: int) -> list[list[int]]:
         else:
             batches[fitting].append(pair)
             room[fitting] -= tokens[pair]
+    return [sorted(batch) for batch in batches]
+
+
+def arrange_by_length(tokens: Sequence[int], token_budget: int) -> list[list[int]]:
+    """Put pairs of similar length together, so that rows padded to the longest of them hold little padding.
+
+    From the longest pair down, each joins the micro-batch before it as long as all of its pairs, padded to the longest,
+    stay within the budget. A pair longer than the budget is alone in its micro-batch.
+
+    Args:
+        tokens: tokens of each pair when its own two sequences are padded to each other, positive.
+        token_budget: most tokens of a micro-batch, padding included, positive.
+
+    Returns:
+        Micro-batches as positions in ``tokens``: every position once, ascending inside a micro-batch.
+
+    Raises:
+        ValueError: the budget or a pair has no token.
+
+    Example:
+        >>> arrange_by_length([3, 9, 4, 6, 2], token_budget=10)
+        [[1], [3], [0, 2], [4]]
+    """
+    _check_positive(tokens, token_budget)
+    batches: list[list[int]] = []
+    for pair in _largest_first(tokens):
+        if batches and tokens[batches[-1][0]] * (len(batches[-1]) + 1) <= token_budget:
+            batches[-1].append(pair)
+        else:
+            batches.append([pair])
     return [sorted(batch) for batch in batches]
 
 
@@ -72,7 +104,12 @@ def balance(costs: Sequence[float], ranks: int) -> list[list[int]]:
 
 
 def plan_step(
-    tokens: Sequence[int], costs: Sequence[float], *, token_budget: int, ranks: int = 1
+    tokens: Sequence[int],
+    costs: Sequence[float],
+    *,
+    token_budget: int,
+    ranks: int = 1,
+    arrange: Arrangement = arrange,
 ) -> list[list[list[int]]]:
     """The micro-batches of each rank for one optimizer step.
 
@@ -85,6 +122,7 @@ def plan_step(
         costs: cost of each pair, in the same order.
         token_budget: most tokens of a micro-batch; a longer pair is alone.
         ranks: number of processes.
+        arrange: puts the pairs of a rank into micro-batches: :func:`arrange`, or :func:`arrange_by_length`.
 
     Returns:
         Positions in ``tokens``, as ``plan[rank][micro_batch]``.
@@ -112,6 +150,11 @@ def _split_to(batches: list[list[int]], count: int, tokens: Sequence[int]) -> li
         batches += [[largest[position] for position in half] for half in halves]
     batches += [[] for _ in range(count - len(batches))]
     return batches
+
+
+def _check_positive(tokens: Sequence[int], token_budget: int) -> None:
+    if token_budget < 1 or any(count < 1 for count in tokens):
+        raise ValueError(f"token_budget and tokens must be positive, got {token_budget} and {list(tokens)}")
 
 
 def _largest_first(sizes: Sequence[float]) -> list[int]:

@@ -96,15 +96,17 @@ class NormBTConfig(RewardConfig):
         default="packed",
         metadata={
             "help": "Layout of the pairs: 'packed' puts several in one row without padding and computes their common "
-            "prefix once; 'packed-unshared' computes both sequences whole; 'padded' gives each sequence a row. All "
-            "give the same rewards; a model for which packing is not exact is padded, with a message."
+            "prefix once; 'packed-unshared' computes both sequences whole; 'padded' gives each sequence a row, "
+            "similar lengths together. All give the same rewards; a model for which packing is not exact is padded, "
+            "with a message."
         },
     )
     token_budget: int | None = field(
         default=None,
         metadata={
-            "help": "Most tokens of a packed micro-batch; a longer pair is alone. The pairs of an optimizer step are "
-            "still per_device_train_batch_size x gradient_accumulation_steps. Default: chosen from the free memory."
+            "help": "Most tokens of a micro-batch, padding included; a longer pair is alone. The pairs of an optimizer "
+            "step are still per_device_train_batch_size x gradient_accumulation_steps. Default: chosen from the free "
+            "memory."
         },
     )
     gradient_checkpointing: bool | None = field(

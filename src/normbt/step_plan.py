@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from math import ceil
 from typing import Any
 
 import psutil
@@ -11,7 +12,7 @@ from torch import nn
 
 from normbt.attention import packing_obstacle
 from normbt.batches import MicroBatch, lay_out
-from normbt.batching import plan_step
+from normbt.batching import arrange, arrange_by_length, plan_step
 from normbt.cost import LARGEST_BUDGET, DecoderShape, decoder_shape, pair_flops, plan_memory, training_state_bytes
 from normbt.packing import Batching, build_packed, build_padded
 
@@ -27,8 +28,7 @@ class StepPlan:
         batching: ``packed`` (a common prefix once), ``packed-unshared`` (both sequences whole), or ``padded``.
         pad_token_id: fills padded rows.
         pad_to_multiple_of: of padded rows' length; None for no multiple.
-        pairs_per_micro_batch: when padded.
-        token_budget: most tokens of a micro-batch when packed; a longer pair is alone.
+        token_budget: most tokens of a micro-batch, padding included; a longer pair is alone.
         shape: of the decoder, for the cost of a pair; None when it can't be read.
         checkpointing: whether activations are recomputed in the backward pass.
         reason: why it came out so, for people.
@@ -37,7 +37,6 @@ class StepPlan:
     batching: Batching
     pad_token_id: int
     pad_to_multiple_of: int | None
-    pairs_per_micro_batch: int
     token_budget: int
     shape: DecoderShape | None
     checkpointing: bool
@@ -54,19 +53,18 @@ class StepPlan:
             ranks: how many processes share the step.
 
         Returns:
-            Micro-batches of this process, on the CPU: in the order drawn when padded, arranged to the budget and
-            balanced by cost when packed. Every process gets equally many; where it has no pair left, an uncounted one.
+            Micro-batches of this process, on the CPU, arranged to the budget and balanced by cost; when padded, with
+            pairs of similar length together. Every process gets equally many; where it has no pair left, an uncounted
+            one.
         """
-        if self.batching == "padded" or self.shape is None:
-            size = self.pairs_per_micro_batch * ranks
-            draws = [range(start, min(start + size, len(examples))) for start in range(0, len(examples), size)]
-            shares = [draw[len(draw) * rank // ranks : len(draw) * (rank + 1) // ranks] for draw in draws]
-        else:
-            share = self.batching == "packed"
-            sizes = [_sizes(example, share) for example in examples]
-            costs = [float(pair_flops(self.shape, *size)) for size in sizes]
-            tokens = [sum(size) for size in sizes]
-            shares = plan_step(tokens, costs, token_budget=self.token_budget, ranks=ranks)[rank]
+        share, padded = self.batching == "packed", self.batching == "padded"
+        sizes = [_sizes(example, share) for example in examples]
+        multiple = self.pad_to_multiple_of or 1
+        tokens = [2 * ceil(max(size) / multiple) * multiple if padded else sum(size) for size in sizes]
+        # Without a shape nothing is known of the attention: the tokens stand for the cost.
+        costs = [float(pair_flops(self.shape, *size)) for size in sizes] if self.shape else tokens
+        how = arrange_by_length if padded else arrange
+        shares = plan_step(tokens, costs, token_budget=self.token_budget, ranks=ranks, arrange=how)[rank]
         return [
             self.together([examples[i] for i in indices]) if indices else self.together(examples[:1]).uncounted()
             for indices in shares
@@ -95,7 +93,8 @@ def make_step_plan(
     token_budget: int | None,
     checkpointing: bool | None,
     longest_sequence: int | None,
-    pairs_per_micro_batch: int,
+    pairs_per_draw: int,
+    arranges: bool = True,
     pad_token_id: int,
     pad_to_multiple_of: int | None,
     low_precision: bool,
@@ -105,10 +104,12 @@ def make_step_plan(
     Args:
         model: the reward model, PEFT-wrapped or not.
         batching: the layout wanted; one that would not be exact for the model becomes ``padded``.
-        token_budget: most tokens of a packed micro-batch; None chooses from the free memory.
+        token_budget: most tokens of a micro-batch; None chooses from the free memory.
         checkpointing: None switches it on only when the estimate doesn't fit into the free memory without it.
         longest_sequence: most tokens of a prompt and answer in the data; None takes the most the model can read.
-        pairs_per_micro_batch: when padded.
+        pairs_per_draw: pairs that the data loader hands over at once: the micro-batch of a model whose memory can't be
+            estimated, or of a collator that builds it.
+        arranges: whether the plan makes the micro-batches; False where a user's own collator has made them.
         pad_token_id: fills padded rows.
         pad_to_multiple_of: of padded rows' length.
         low_precision: whether activations are 16-bit.
@@ -125,31 +126,33 @@ def make_step_plan(
         batching="padded" if obstacle is not None else batching,
         pad_token_id=pad_token_id,
         pad_to_multiple_of=pad_to_multiple_of,
-        pairs_per_micro_batch=pairs_per_micro_batch,
         token_budget=0,
         shape=None,
         checkpointing=bool(checkpointing),
         reason="",
     )
+    config: Any = model.config
+    longest = longest_sequence or getattr(config, "max_position_embeddings", None) or LARGEST_BUDGET // 2
+    whole_draw = 2 * longest * pairs_per_draw
     try:
         shape = decoder_shape(model)
     except AttributeError as missing:
         # Encoder-decoders and others name their sizes differently; they are never packed.
-        reasons.append(f"memory not estimated ({missing}), checkpointing {'on' if checkpointing else 'off'}")
-        return replace(plan, batching="padded", reason="; ".join(reasons))
+        budget = token_budget or min(whole_draw, LARGEST_BUDGET)
+        reasons.append(f"at most {budget:,} tokens a micro-batch; memory not estimated ({missing})")
+        reasons.append(f"checkpointing {'on' if checkpointing else 'off'}")
+        return replace(plan, batching="padded", token_budget=budget, reason="; ".join(reasons))
     free = free_bytes(model)
-    config: Any = model.config
-    longest = longest_sequence or config.max_position_embeddings
     memory = plan_memory(
         shape,
         free_bytes=free,
         longest_pair=2 * longest,
         element_size=2 if low_precision else next(model.parameters()).element_size(),
-        token_budget=2 * longest * pairs_per_micro_batch if plan.batching == "padded" else token_budget,
+        token_budget=token_budget if arranges else whole_draw,
         checkpointing=checkpointing,
         largest_budget=_LARGEST_CPU_BUDGET if next(model.parameters()).device.type == "cpu" else LARGEST_BUDGET,
     )
-    if plan.batching != "padded":
+    if arranges:
         reasons.append(f"at most {memory.token_budget:,} tokens a micro-batch")
     estimate, available = memory.activation_bytes / 2**30, free / 2**30
     state = "on" if memory.checkpointing else "off"

@@ -203,13 +203,15 @@ class NormBTTrainer(RewardTrainer):
     def _make_step_plan(self) -> StepPlan:
         multiple: Any = self.args.pad_to_multiple_of  # a number or None by now; TRL's type also covers "auto"
         automatic = self.args.checkpointing_is_automatic
+        arranges = self.data_collator is PairExamples
         plan = make_step_plan(
             self.model,
-            batching=self.args.batching if self.data_collator is PairExamples else "padded",
+            batching=self.args.batching if arranges else "padded",
             token_budget=self.args.token_budget,
             checkpointing=None if automatic else bool(self.args.gradient_checkpointing),
             longest_sequence=longest_sequence(self.train_dataset) or self.args.max_length,
-            pairs_per_micro_batch=self.args.per_device_train_batch_size,
+            pairs_per_draw=self.args.per_device_train_batch_size,
+            arranges=arranges,
             pad_token_id=self.processing_class.pad_token_id,
             pad_to_multiple_of=multiple,
             low_precision=bool(self.args.bf16 or self.args.fp16),
