@@ -120,9 +120,10 @@ def test_trl_reward_trainer(tmp_path, accumulation, changes):
     theirs.train()
     ours = NormBTTrainer(
         tiny_model("llama"),
-        NormBTConfig(**common, mu_init=mu_init, batching="padded"),
+        NormBTConfig(**common, mu_init=mu_init),
         train_dataset=data,
         processing_class=tokenizer,
+        data_collator=theirs.data_collator,  # the same micro-batches: bfloat16 rounds others otherwise
         callbacks=[recorders[1]],
     )
     ours.train()

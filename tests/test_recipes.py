@@ -16,6 +16,8 @@ RECIPES = shipped_recipes()
 def test_these_are_the_recipes() -> None:
     assert sorted(RECIPES) == [
         "demo",
+        "evidence-decoder",
+        "evidence-minilm",
         "llama-3.2-1b-lora",
         "modernbert-base",
         "paper-gemma-2b-skywork",
@@ -59,7 +61,7 @@ def test_one_run_of_a_recipe_end_to_end(
     name: str, tmp_path: Path, rated_pairs: Path, checkpoint: Path, encoder_checkpoint: Path
 ) -> None:
     whole = read_recipe(name)
-    model = encoder_checkpoint if name == "demo" or "bert" in name else checkpoint
+    model = encoder_checkpoint if name == "demo" or "bert" in name or "minilm" in name else checkpoint
     machine = {"bf16": "false", "use_cpu": "true", "num_processes": "null", "accelerate_config": "null"}
     short = {"model_name_or_path": str(model), "max_steps": "1", "report_to": "none", "disable_tqdm": "true"}
     training_set, method = next(iter(whole.training_sets)), list(whole.methods)[-1]

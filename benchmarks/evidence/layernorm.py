@@ -9,9 +9,9 @@ seed draws another, as for the plain encoder.
 import sys
 from pathlib import Path
 
+from benchmarks.evidence.normed_bert import NormedBertForSequenceClassification
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
-from benchmarks.evidence.normed_bert import NormedBertForSequenceClassification
 from normbt.packaged_encoder import PACKAGED_ENCODER, locate_model
 
 
