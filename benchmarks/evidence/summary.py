@@ -72,7 +72,7 @@ def write_sweep(path: Path, name: str, sweep: Mapping[str, Any], *, about: Mappi
     known = {**about, **environment(), "sweeps": {**known["sweeps"], name: dict(sweep)}}
     known["sweeps"] = dict(sorted(known["sweeps"].items()))
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(_lines(known, depth=4) + "\n")
+    path.write_text(as_lines(known, depth=4) + "\n")
 
 
 def read_sweep(path: Path, name: str) -> Sweep:
@@ -108,15 +108,15 @@ def cell_of(sweep: Sweep, arm: str, **condition: Any) -> Cell:
     return found[0]
 
 
-def _lines(value: Any, depth: int, indent: str = "") -> str:
+def as_lines(value: Any, depth: int, indent: str = "") -> str:
     """JSON with one line for each entry down to a depth, and everything below it on that line."""
     inner = indent + " "
     if depth == 0 or not value or not isinstance(value, dict | list):
         return json.dumps(value, ensure_ascii=False)
     if isinstance(value, dict):
-        parts = [f"{inner}{json.dumps(key)}: {_lines(one, depth - 1, inner)}" for key, one in value.items()]
+        parts = [f"{inner}{json.dumps(key)}: {as_lines(one, depth - 1, inner)}" for key, one in value.items()]
         return "{\n" + ",\n".join(parts) + f"\n{indent}}}"
     if not isinstance(value[0], dict | list):
         return json.dumps(value, ensure_ascii=False)
-    rows: Sequence[str] = [inner + _lines(one, 0, inner) for one in value]
+    rows: Sequence[str] = [inner + as_lines(one, 0, inner) for one in value]
     return "[\n" + ",\n".join(rows) + f"\n{indent}]"

@@ -1,0 +1,286 @@
+"""From the folder of an experiment to a committed summary, and from that to tables.
+
+    python -m benchmarks.evidence.experiments runs/evidence-minilm
+
+writes ``docs/results/NAME.json``: settings, searches, the scores of every model, the comparisons, accuracy by distance,
+and distances by section. What is missing of the grid is named in it. With ``--every_rate`` the models of the searches, of
+the first seed, are evaluated too: does a difference between methods hang on the learning rates that were chosen?
+"""
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from benchmarks.evidence.summary import as_lines, deciles, environment
+
+from normbt.evaluate import evaluate
+from normbt.results import EXPERIMENT_FILE, SUMMARY_FILE, read_evaluation, read_json
+from normbt.stats import paired_t
+from normbt.suites.rewardbench import SECTIONS
+
+BINS = 5
+"""Parts of a suite by distance: tenths of 300 pairs would hold 30."""
+
+
+def collect(folder: Path) -> dict[str, Any]:
+    """Everything the tables need of an experiment, which may be incomplete."""
+    found: Any = read_json(folder / EXPERIMENT_FILE, kind="experiment")
+    recipe, cells = found["recipe"], found["cells"]
+    bins = _bins(folder, cells, recipe["baseline"])
+    return {
+        "name": found["name"],
+        "command": f"normbt experiment {found['name']}",
+        **environment(),
+        "commit": found["provenance"]["commit"],
+        "recipe": recipe,
+        "pairs": {name: record["pairs"] for name, record in found["training_sets"].items()},
+        "kept": _kept(folder, cells),
+        "missing": found["missing"],
+        "search": found["search"],
+        "cells": [
+            {key: cell[key] for key in ("method", "learning_rate", "seed", "seconds", "scores")} for cell in cells
+        ],
+        "sizes": _sizes(folder, cells),
+        "comparisons": {one["suite"]: _comparison(folder / one["folder"]) for one in found["comparisons"]},
+        "by_distance": bins,
+        "distance": {cell["method"]: _distances(folder / cell["folder"]) for cell in cells if cell["seed"] == 0},
+        "every_rate": _every_rate(folder, recipe),
+    }
+
+
+def evaluate_every_rate(folder: Path) -> None:
+    """Evaluate the models of the searches, as the recipe evaluates the chosen ones."""
+    found: Any = read_json(folder / EXPERIMENT_FILE, kind="experiment")
+    for suite, settings in found["recipe"]["suites"].items():
+        for model in sorted(folder.glob("runs/*/*/learning-rate-*/seed-*/model")):
+            if not (model.parent / suite / SUMMARY_FILE).exists() and (model / "config.json").exists():
+                print(model.parent.relative_to(folder), suite, flush=True)
+                evaluate(model, output_dir=model.parent / suite, **settings, **found["recipe"]["evaluation"])
+
+
+def _every_rate(folder: Path, recipe: Mapping[str, Any]) -> dict[str, dict[str, dict[str, float]]]:
+    """Scores of the first seed's models by method and rate, headlines and the sections of RewardBench."""
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for method in recipe["methods"]:
+        for rate in recipe["learning_rates"]:
+            run = folder / "runs" / "mix" / method / f"learning-rate-{rate:g}" / f"seed-{recipe['search_seeds'][0]}"
+            scores: dict[str, float] = {}
+            for suite in recipe["suites"]:
+                if (run / suite / SUMMARY_FILE).exists():
+                    summary, _ = read_evaluation(run / suite)
+                    scores[suite] = summary["score"]["value"]
+                    scores |= {f"{suite}/{name}": part["value"] for name, part in (summary["sections"] or {}).items()}
+            if scores:
+                found.setdefault(method, {})[f"{rate:g}"] = scores
+    return found
+
+
+def _kept(folder: Path, cells: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    record: Any = json.loads((folder / cells[0]["folder"] / "model" / "data_report.json").read_text(encoding="utf-8"))
+    train = record["sets"]["train"]
+    return {key: train[key] for key in ("read", "kept", "identical", "overlong")}
+
+
+def _sizes(folder: Path, cells: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    first = folder / cells[0]["folder"]
+    return {suite: len(read_evaluation(first / suite)[1]) for suite in cells[0]["scores"]}
+
+
+def _comparison(folder: Path) -> dict[str, Any]:
+    record: Any = read_json(folder / "comparison.json", kind="comparison")
+    wanted = ("method", "outcome", "kind", "difference", "low", "high", "p_value", "p_holm", "verdict", "detectable")
+    differences = [{key: row[key] for key in wanted} for row in record["differences"]]
+    seeds = [
+        {key: row[key] for key in ("method", "outcome", "difference", "low", "high")} for row in record["seed_tests"]
+    ]
+    return {"clusters": record["clusters"], "differences": differences, "seed_tests": seeds}
+
+
+def _bins(folder: Path, cells: Sequence[Mapping[str, Any]], baseline: str) -> dict[str, Any]:
+    """Accuracy of every model by the distance that the baseline of its seed sees: the bins of a seed are all one's."""
+    found: dict[str, Any] = {}
+    for suite in cells[0]["scores"]:
+        places: dict[int, Any] = {}
+        for cell in sorted(cells, key=lambda cell: cell["method"] != baseline):  # the baseline first
+            records = read_evaluation(folder / cell["folder"] / suite)[1]
+            if cell["method"] == baseline:
+                places[cell["seed"]] = deciles(np.array([row["distance"] for row in records], dtype=float), BINS)
+            if cell["seed"] not in places:
+                continue
+            correct, place = np.array([row["correct"] for row in records]), places[cell["seed"]]
+            shares = [round(float(correct[place == number].mean()), 4) for number in range(BINS)]
+            found.setdefault(suite, {}).setdefault(cell["method"], []).append(shares)
+    return found
+
+
+def _distances(folder: Path) -> dict[str, float]:
+    """Median distance of the pairs of each section of RewardBench, as the trained model sees them."""
+    records = read_evaluation(folder / "rewardbench")[1]
+    sections = {subset: section for section, subsets in SECTIONS.items() for subset in subsets}
+    found: dict[str, list[float]] = {}
+    for row in records:
+        found.setdefault(sections[row["subset"]], []).append(row["distance"])
+    return {section: round(float(np.median(values)), 4) for section, values in found.items()}
+
+
+class Experiment:
+    """What templates ask of the summary of an experiment."""
+
+    def __init__(self, file: Path) -> None:
+        self.record: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        self.methods = list(dict.fromkeys(cell["method"] for cell in self.record["cells"]))
+        self.seeds = sorted({cell["seed"] for cell in self.record["cells"]})
+
+    def rates(self) -> str:
+        """A row for each method: validation accuracy at each learning rate, and the one chosen."""
+        rates = [f"{rate:g}" for rate in self.record["recipe"]["learning_rates"]]
+        rows = []
+        for one in self.record["search"]:
+            found = {f"{float(rate):g}": value for rate, value in one["accuracies"].items()}
+            rows.append([one["method"], *(f"{100 * found[rate]:.1f}" for rate in rates), f"{one['chosen']:g}"])
+        return table(["method", *rates, "chosen"], rows)
+
+    def accuracies(self, outcomes: Mapping[str, str]) -> str:
+        """A row for each method: mean over its seeds of each outcome, ``SUITE`` or ``SUITE/SECTION``, in per cent."""
+        rows = []
+        for method in self.methods:
+            cells = [cell for cell in self.record["cells"] if cell["method"] == method]
+            values = [np.mean([_score(cell["scores"], outcome) for cell in cells]) for outcome in outcomes]
+            rows.append([method, str(len(cells)), *(f"{100 * value:.1f}" for value in values)])
+        return table(["method", "seeds", *outcomes.values()], rows)
+
+    def differences(self, outcomes: Mapping[str, str]) -> str:
+        """A row for each method and outcome: points more than the baseline, two intervals, and the verdict."""
+        rows = []
+        for method in self.methods:
+            for outcome, label in outcomes.items():
+                row = self._difference(method, outcome)
+                if row is None:
+                    continue
+                over_seeds = self._seed_test(method, outcome)
+                rows.append(
+                    [
+                        method,
+                        label,
+                        f"{100 * row['difference']:+.1f}",
+                        _interval(row["low"], row["high"]),
+                        f"{row['p_holm']:.3f}",
+                        _interval(over_seeds["low"], over_seeds["high"]) if over_seeds else "",
+                        f"{100 * row['detectable']:.1f}" if row["detectable"] else "",
+                    ]
+                )
+        return table(["method", "outcome", "points", "pairs", "p, Holm", "seeds", "would be seen"], rows)
+
+    def every_rate(self, outcomes: Mapping[str, str]) -> str:
+        """A row for each method and rate of the search: the first seed's scores, in per cent."""
+        rows = [
+            [method, rate, *(f"{100 * scores[outcome]:.1f}" if outcome in scores else "" for outcome in outcomes)]
+            for method, rates in self.record["every_rate"].items()
+            for rate, scores in rates.items()
+        ]
+        return table(["method", "rate", *outcomes.values()], rows)
+
+    def verdicts(self, outcomes: Sequence[str]) -> dict[str, list[str]]:
+        """Methods by how they differ from the baseline on these outcomes after Holm's correction, at 0.05."""
+        found: dict[str, list[str]] = {"better": [], "worse": []}
+        for method in self.methods:
+            for outcome in outcomes:
+                row = self._difference(method, outcome)
+                if row is not None and row["p_holm"] < 0.05:
+                    found["better" if row["difference"] > 0 else "worse"].append(f"{method} on {outcome}")
+        return found
+
+    def gain(self, method: str, outcome: str) -> str:
+        """One difference from the baseline with its interval and corrected p-value."""
+        row = self._difference(method, outcome)
+        if row is None:
+            raise LookupError(f"{self.record['name']}: no comparison of {method} on {outcome}")
+        return f"{100 * row['difference']:+.1f} {_interval(row['low'], row['high'])}, p {row['p_holm']:.2f}"
+
+    def by_distance(self, suite: str) -> str:
+        """A row for each method: accuracy in each fifth of the distance, and the difference from the baseline there."""
+        found, baseline = self.record["by_distance"][suite], self.record["recipe"]["baseline"]
+        header = [
+            "method",
+            "nearest",
+            *("" for _ in range(BINS - 2)),
+            "farthest",
+            "nearest, less the baseline",
+            "farthest",
+        ]
+        rows = []
+        for method, runs in found.items():
+            mean = 100 * np.mean(runs, axis=0)
+            row = [method, *(f"{value:.1f}" for value in mean)]
+            paired = np.subtract(runs, found[baseline][: len(runs)])
+            row += ["", ""] if method == baseline else [_over_seeds(paired[:, 0]), _over_seeds(paired[:, -1])]
+            rows.append(row)
+        return table(header, rows)
+
+    def distances(self) -> str:
+        """A row for each method: median distance in each section of RewardBench, with the first seed's model."""
+        found = self.record["distance"]
+        sections = list(SECTIONS)
+        return table(
+            ["method", *sections], [[method, *(f"{found[method][one]:.3f}" for one in sections)] for method in found]
+        )
+
+    def _difference(self, method: str, outcome: str) -> dict[str, Any] | None:
+        suite, _, section = outcome.partition("/")
+        rows = self.record["comparisons"].get(suite, {}).get("differences", [])
+        rows = [row for row in rows if row["method"] == method]
+        return next(
+            (row for row in rows if (row["outcome"] == section or (not section and row["kind"] == "headline"))), None
+        )
+
+    def _seed_test(self, method: str, outcome: str) -> dict[str, Any] | None:
+        named = self._difference(method, outcome)
+        rows = self.record["comparisons"][outcome.partition("/")[0]]["seed_tests"]
+        wanted = (method, named["outcome"] if named else None)
+        found = next((row for row in rows if (row["method"], row["outcome"]) == wanted), None)
+        return found if found and found["low"] is not None else None
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table whose first column is text."""
+    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _score(scores: Mapping[str, Mapping[str, float]], outcome: str) -> float:
+    suite, _, section = outcome.partition("/")
+    return scores[suite][section or "headline"]
+
+
+def _interval(low: float, high: float) -> str:
+    return f"[{100 * low:+.1f}, {100 * high:+.1f}]"
+
+
+def _over_seeds(values: Any) -> str:
+    if len(values) < 2:
+        return f"{100 * float(values[0]):+.1f}"
+    found = paired_t(list(map(float, values)))
+    ends = "" if found.low is None or found.high is None else f" {_interval(found.low, found.high)}"
+    return f"{100 * found.difference:+.1f}{ends}"
+
+
+def main() -> None:
+    """Write the summary."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="of the experiment")
+    parser.add_argument("--results", type=Path, default=Path("docs/results"))
+    parser.add_argument("--every_rate", action="store_true", help="first evaluate the models of the searches")
+    options = parser.parse_args()
+    if options.every_rate:
+        evaluate_every_rate(options.folder)
+    summary = collect(options.folder)
+    file = options.results / f"{summary['name']}.json"
+    file.write_text(as_lines(summary, depth=3) + "\n", encoding="utf-8")
+    print(f"{file}: {len(summary['cells'])} models, {len(summary['missing'])} missing")
+
+
+if __name__ == "__main__":
+    main()
