@@ -223,6 +223,15 @@ def test_a_batch_that_does_not_fit_says_what_to_lower(monkeypatch):
         score(model, random_rows((4, 3)), batch_tokens=99, pack=False)
 
 
+def test_a_model_that_reads_packed_rows_already_gives_the_same_scores():
+    """As in a callback of a packed training run, whose model runs its last layer at the pooled tokens alone."""
+    model, rows = lively("llama"), random_rows(LENGTHS)
+    alone = score(model, rows).rewards
+    with normbt.attention.pair_attention(model, pooled_only=True):
+        np.testing.assert_allclose(score(model, rows).rewards, alone, atol=1e-6)
+    np.testing.assert_allclose(score(model, rows).rewards, alone, atol=1e-6)
+
+
 def test_pairs_get_both_rewards_the_distance_and_their_lengths(monkeypatch):
     monkeypatch.setattr(normbt.scoring, "PAIRS_IN_MEMORY", 2)
     model = tiny_model("llama")

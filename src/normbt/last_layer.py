@@ -19,8 +19,8 @@ def pooled_last_layer(model: nn.Module) -> Iterator[None]:
     hidden state hold at all other tokens is then without meaning, and must not be read. Batches without a layout run
     in full.
 
-    The feed-forward is the layer's child ``mlp``, as Transformers' decoders call it. A layer without one still saves
-    its attention.
+    Contexts may nest: the outermost does it. The feed-forward is the layer's child ``mlp``, as Transformers' decoders
+    call it. A layer without one still saves its attention.
 
     Args:
         model: a Transformers decoder whose attention is :func:`normbt.attention.attend`.
@@ -28,6 +28,9 @@ def pooled_last_layer(model: nn.Module) -> Iterator[None]:
     hooks = _PooledTokens()
     handles = []
     attention, mlp = _last_layer(model)
+    if attention is not None and _is_pooled(attention):  # scoring in a callback of a packed training run
+        yield
+        return
     if attention is not None:
         handles.append(attention.register_forward_pre_hook(hooks.before_attention, with_kwargs=True))
     if mlp is not None:
@@ -71,6 +74,12 @@ class _PooledTokens:
         whole = output.new_zeros(self.hidden.shape)
         self.hidden = None
         return whole.index_copy(1, self.tokens, output)
+
+
+def _is_pooled(attention: nn.Module) -> bool:
+    return any(
+        isinstance(getattr(hook, "__self__", None), _PooledTokens) for hook in attention._forward_pre_hooks.values()
+    )
 
 
 def _last_layer(model: nn.Module) -> tuple[nn.Module | None, nn.Module | None]:
