@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/.installed
 # Arguments for the tool behind a target, e.g. `make test ARGS="-k weights -x"`.
 ARGS ?=
 
-.PHONY: help install demo test fast layers doctests docs lint format types check bench clean
+.PHONY: help install demo test fast layers doctests docs lint format types check bench results clean
 
 help: ## print this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -66,6 +66,9 @@ check: lint types layers docs test ## everything CI runs
 
 bench: install ## step time and memory of NormBT beside plain BT
 	$(BIN)/python benchmarks/loss_overhead.py $(ARGS)
+
+results: install ## write docs/results*.md and their pictures from the summaries in docs/results; trains nothing
+	$(BIN)/python -m benchmarks.evidence.pages
 
 clean: ## remove .venv and caches
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis build dist site

@@ -3,8 +3,8 @@
     python -m benchmarks.evidence.best_of_n runs/evidence-minilm --data ../shared/data
 
 *gsm8k*: the five solutions that each problem of the test split has, worth 1 where the final answer is right and 0
-elsewhere. *built-in*: eight answers to each of 100 generated prompts, worth their true reward. All models choose from the
-same pool. Writes ``docs/results/best-of-n.json``.
+elsewhere. *built-in*: eight answers to each of 100 generated prompts, worth their true reward. All models choose from
+the same pool. Writes ``docs/results/best-of-n.json``.
 """
 
 import argparse

@@ -3,8 +3,9 @@
     python -m benchmarks.evidence.experiments runs/evidence-minilm
 
 writes ``docs/results/NAME.json``: settings, searches, the scores of every model, the comparisons, accuracy by distance,
-and distances by section. What is missing of the grid is named in it. With ``--every_rate`` the models of the searches, of
-the first seed, are evaluated too: does a difference between methods hang on the learning rates that were chosen?
+and distances by section. What is missing of the grid is named in it. With ``--every_rate`` the models of the searches,
+of the first seed, are evaluated too: does a difference between methods hang on the learning rates that were chosen?
+With ``--diagnose N`` the first seed's models are diagnosed on N pairs of RewardBench.
 """
 
 import argparse
@@ -16,8 +17,9 @@ from typing import Any
 import numpy as np
 from benchmarks.evidence.summary import as_lines, deciles, environment
 
+from normbt.diagnose import diagnose
 from normbt.evaluate import evaluate
-from normbt.results import EXPERIMENT_FILE, SUMMARY_FILE, read_evaluation, read_json
+from normbt.results import EXPERIMENT_FILE, SUMMARY_FILE, read_diagnosis, read_evaluation, read_json
 from normbt.stats import paired_t
 from normbt.suites.rewardbench import SECTIONS
 
@@ -48,6 +50,41 @@ def collect(folder: Path) -> dict[str, Any]:
         "by_distance": bins,
         "distance": {cell["method"]: _distances(folder / cell["folder"]) for cell in cells if cell["seed"] == 0},
         "every_rate": _every_rate(folder, recipe),
+        "diagnosis": {
+            method: _diagnosis(file.parent)
+            for method in recipe["methods"]
+            for file in folder.glob(f"diagnosis/{method}/{SUMMARY_FILE}")
+        },
+    }
+
+
+def diagnose_first_seed(folder: Path, pairs: int) -> None:
+    """Diagnose the model of the first seed of every method on a sample of RewardBench, the same for all."""
+    found: Any = read_json(folder / EXPERIMENT_FILE, kind="experiment")
+    recipe = found["recipe"]
+    for cell in found["cells"]:
+        target = folder / "diagnosis" / cell["method"]
+        if cell["seed"] == recipe["seeds"][0] and not (target / SUMMARY_FILE).exists():
+            print(cell["method"], "diagnosis", flush=True)
+            diagnose(
+                folder / cell["folder"] / "model",
+                data=recipe["suites"]["rewardbench"]["data"],
+                output_dir=target,
+                max_pairs=pairs,
+                **recipe["evaluation"],
+            )
+
+
+def _diagnosis(folder: Path) -> dict[str, Any]:
+    summary, _ = read_diagnosis(folder)
+    return {
+        "pairs": summary["sampled_pairs"],
+        "method": summary["method"],
+        "r": summary["correlations"]["distance"],
+        "per_category": {
+            name: {key: part[key] for key in ("pairs", "median_distance", "median_gradient_norm")}
+            for name, part in summary["per_category"].items()
+        },
     }
 
 
@@ -183,15 +220,46 @@ class Experiment:
         ]
         return table(["method", "rate", *outcomes.values()], rows)
 
-    def verdicts(self, outcomes: Sequence[str]) -> dict[str, list[str]]:
-        """Methods by how they differ from the baseline on these outcomes after Holm's correction, at 0.05."""
-        found: dict[str, list[str]] = {"better": [], "worse": []}
-        for method in self.methods:
-            for outcome in outcomes:
-                row = self._difference(method, outcome)
-                if row is not None and row["p_holm"] < 0.05:
-                    found["better" if row["difference"] > 0 else "worse"].append(f"{method} on {outcome}")
-        return found
+    def diagnoses(self) -> str:
+        """A row for each diagnosed method: correlation of norm and distance, and medians by category."""
+        found = self.record["diagnosis"]
+        categories = list(next(iter(found.values()))["per_category"])
+        rows = []
+        for method, one in found.items():
+            parts = [one["per_category"][name] for name in categories]
+            shown = [f"{part['median_distance']:.3f} / {part['median_gradient_norm']:.2f}" for part in parts]
+            rows.append([method, str(one["pairs"]), _estimate(one["r"]["pearson"]), *shown])
+        return table(["method", "pairs", "r of norm and distance", *categories], rows)
+
+    def correlation(self, method: str) -> str:
+        """Correlation of gradient norm and distance for one method's model."""
+        return _estimate(self.record["diagnosis"][method]["r"]["pearson"])
+
+    def smallest(self, key: str) -> list[str]:
+        """The category with the smallest median of each diagnosed model."""
+        found = self.record["diagnosis"].values()
+        return sorted({min(one["per_category"], key=lambda name: one["per_category"][name][key]) for one in found})
+
+    def verdict(self, method: str, outcome: str) -> str:
+        """Whether a difference from the baseline is shown: by pairs after Holm's correction, and over the seeds."""
+        row, seeds = self._difference(method, outcome), self._seed_test(method, outcome)
+        if row is None or seeds is None:
+            raise LookupError(f"{self.record['name']}: no comparison over seeds of {method} on {outcome}")
+        sign = 1 if row["difference"] > 0 else -1
+        if row["p_holm"] < 0.05 and sign * (seeds["low"] if sign > 0 else seeds["high"]) > 0:
+            return "shown" if sign > 0 else "shown against"
+        return "not shown"
+
+    def both(self, direction: str) -> list[str]:
+        """Methods that differ from the baseline in a primary outcome by both intervals, ``better`` or ``worse``."""
+        wanted = {"better": "shown", "worse": "shown against"}[direction]
+        baseline = self.record["recipe"]["baseline"]
+        return [
+            f"{method} on {outcome}"
+            for method in self.methods
+            for outcome in self.record["recipe"]["primary"]
+            if method != baseline and self.verdict(method, outcome) == wanted
+        ]
 
     def gain(self, method: str, outcome: str) -> str:
         """One difference from the baseline with its interval and corrected p-value."""
@@ -255,6 +323,10 @@ def _score(scores: Mapping[str, Mapping[str, float]], outcome: str) -> float:
     return scores[suite][section or "headline"]
 
 
+def _estimate(one: Mapping[str, float]) -> str:
+    return f"{one['value']:.3f} [{one['low']:.3f}, {one['high']:.3f}]"
+
+
 def _interval(low: float, high: float) -> str:
     return f"[{100 * low:+.1f}, {100 * high:+.1f}]"
 
@@ -273,11 +345,15 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="of the experiment")
     parser.add_argument("--results", type=Path, default=Path("docs/results"))
     parser.add_argument("--every_rate", action="store_true", help="first evaluate the models of the searches")
+    parser.add_argument("--diagnose", type=int, metavar="N", help="first diagnose on N pairs of RewardBench")
+    parser.add_argument("--name", help="of the summary (default: the recipe's)")
     options = parser.parse_args()
+    if options.diagnose:
+        diagnose_first_seed(options.folder, options.diagnose)
     if options.every_rate:
         evaluate_every_rate(options.folder)
     summary = collect(options.folder)
-    file = options.results / f"{summary['name']}.json"
+    file = options.results / f"{options.name or summary['name']}.json"
     file.write_text(as_lines(summary, depth=3) + "\n", encoding="utf-8")
     print(f"{file}: {len(summary['cells'])} models, {len(summary['missing'])} missing")
 

@@ -1,4 +1,4 @@
-"""Write docs/results-mechanism.md and docs/results-frozen.md, and draw their plots, from the committed summaries.
+"""Write docs/results.md and the pages beside it, and draw their plots, from the committed summaries.
 
     python -m benchmarks.evidence.pages
 
@@ -14,13 +14,19 @@ from typing import Any
 
 import jinja2
 import numpy as np
+from benchmarks.evidence.choices import Choices
+from benchmarks.evidence.experiments import Experiment
 from benchmarks.evidence.plots import LABELS, draw
 from benchmarks.evidence.summary import cell_of, cells_of, read_about, read_sweeps
 
 from normbt.stats import detectable_from_error, paired_t
 from normbt.stats.quantiles import normal_quantile
 
-PAGES = {"results-mechanism": ("mechanism.json", "scratch.json"), "results-frozen": ("frozen.json",)}
+PAGES = {
+    "results": ("mechanism.json", "scratch.json", "frozen.json"),
+    "results-mechanism": ("mechanism.json", "scratch.json"),
+    "results-frozen": ("frozen.json",),
+}
 """Name of each page, and the summaries it is made of."""
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -252,7 +258,13 @@ def render(name: str, results: Path) -> str:
     tools: dict[str, Callable[..., Any]] = {
         tool: getattr(numbers, tool) for tool in dir(Numbers) if not tool.startswith("_")
     }
-    return environment.get_template(f"{name}.md.jinja").render(**tools, **vars(numbers))
+    trained: dict[str, Any] = {}
+    if name == "results":
+        trained["minilm"] = Experiment(results / "evidence-minilm.json")
+        trained["minilm_one_rate"] = Experiment(results / "evidence-minilm-one-rate.json")
+        trained["decoder"] = Experiment(results / "evidence-decoder.json")
+        trained["choices"] = Choices(results / "best-of-n.json")
+    return environment.get_template(f"{name}.md.jinja").render(**tools, **vars(numbers), **trained)
 
 
 def main() -> None:
