@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from benchmarks.evidence import features, frozen, heads, mechanism, pages, plots, summary
+from benchmarks.evidence.experiments import Experiment
 from benchmarks.evidence.heads import Arm, Data, Training
 
 from normbt.losses import bt_loss, scaled_bt_loss
@@ -236,6 +237,36 @@ def test_a_sentence_that_no_longer_fits_is_refused() -> None:
     assert numbers.gain("grid", "normbt", "near", expect="+").startswith("+")
     with pytest.raises(pages.StaleText, match=r"expects normbt - bt on near .* to be -, found \+"):
         numbers.gain("grid", "normbt", "near", expect="-")
+
+
+@pytest.mark.parametrize(
+    ("difference", "p_holm", "seeds", "verdict"),
+    [
+        (0.05, 0.01, (0.01, 0.09), "shown"),
+        (0.05, 0.01, (-0.01, 0.11), "not shown"),
+        (0.05, 0.06, (0.01, 0.09), "not shown"),
+        (-0.05, 0.01, (-0.09, -0.01), "shown against"),
+        (-0.05, 0.01, (-0.11, 0.01), "not shown"),
+    ],
+)
+def test_a_difference_is_shown_by_pairs_and_seeds_together(
+    tmp_path: Path, difference: float, p_holm: float, seeds: tuple[float, float], verdict: str
+) -> None:
+    row = {"method": "normbt", "outcome": "accuracy", "kind": "headline", "difference": difference, "p_holm": p_holm}
+    test = {"method": "normbt", "outcome": "accuracy", "low": seeds[0], "high": seeds[1]}
+    cells = [{"method": method, "seed": 0} for method in ("bt", "normbt")]
+    record = {
+        "name": "made up",
+        "recipe": {"baseline": "bt", "primary": ["suite"]},
+        "cells": cells,
+        "comparisons": {"suite": {"differences": [row], "seed_tests": [test]}},
+    }
+    file = tmp_path / "experiment.json"
+    file.write_text(json.dumps(record), encoding="utf-8")
+    found = Experiment(file)
+    assert found.verdict("normbt", "suite") == verdict
+    assert found.both("better") == (["normbt on suite"] if verdict == "shown" else [])
+    assert found.both("worse") == (["normbt on suite"] if verdict == "shown against" else [])
 
 
 def test_every_picture_is_there_and_one_is_drawn_again(tmp_path: Path) -> None:

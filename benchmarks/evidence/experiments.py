@@ -2,10 +2,9 @@
 
     python -m benchmarks.evidence.experiments runs/evidence-minilm
 
-writes ``docs/results/NAME.json``: settings, searches, the scores of every model, the comparisons, accuracy by distance,
-and distances by section. What is missing of the grid is named in it. With ``--every_rate`` the models of the searches,
-of the first seed, are evaluated too: does a difference between methods hang on the learning rates that were chosen?
-With ``--diagnose N`` the first seed's models are diagnosed on N pairs of RewardBench.
+writes ``docs/results/NAME.json``: settings, searches, the scores of every model, the comparisons, accuracy by distance.
+What is missing of the grid is named in it. With ``--diagnose N`` the first seed's models are diagnosed on N pairs of
+RewardBench.
 """
 
 import argparse
@@ -18,10 +17,8 @@ import numpy as np
 from benchmarks.evidence.summary import as_lines, deciles, environment
 
 from normbt.diagnose import diagnose
-from normbt.evaluate import evaluate
 from normbt.results import EXPERIMENT_FILE, SUMMARY_FILE, read_diagnosis, read_evaluation, read_json
 from normbt.stats import paired_t
-from normbt.suites.rewardbench import SECTIONS
 
 BINS = 5
 """Parts of a suite by distance: tenths of 300 pairs would hold 30."""
@@ -48,8 +45,6 @@ def collect(folder: Path) -> dict[str, Any]:
         "sizes": _sizes(folder, cells),
         "comparisons": {one["suite"]: _comparison(folder / one["folder"]) for one in found["comparisons"]},
         "by_distance": bins,
-        "distance": {cell["method"]: _distances(folder / cell["folder"]) for cell in cells if cell["seed"] == 0},
-        "every_rate": _every_rate(folder, recipe),
         "diagnosis": {
             method: _diagnosis(file.parent)
             for method in recipe["methods"]
@@ -88,33 +83,6 @@ def _diagnosis(folder: Path) -> dict[str, Any]:
     }
 
 
-def evaluate_every_rate(folder: Path) -> None:
-    """Evaluate the models of the searches, as the recipe evaluates the chosen ones."""
-    found: Any = read_json(folder / EXPERIMENT_FILE, kind="experiment")
-    for suite, settings in found["recipe"]["suites"].items():
-        for model in sorted(folder.glob("runs/*/*/learning-rate-*/seed-*/model")):
-            if not (model.parent / suite / SUMMARY_FILE).exists() and (model / "config.json").exists():
-                print(model.parent.relative_to(folder), suite, flush=True)
-                evaluate(model, output_dir=model.parent / suite, **settings, **found["recipe"]["evaluation"])
-
-
-def _every_rate(folder: Path, recipe: Mapping[str, Any]) -> dict[str, dict[str, dict[str, float]]]:
-    """Scores of the first seed's models by method and rate, headlines and the sections of RewardBench."""
-    found: dict[str, dict[str, dict[str, float]]] = {}
-    for method in recipe["methods"]:
-        for rate in recipe["learning_rates"]:
-            run = folder / "runs" / "mix" / method / f"learning-rate-{rate:g}" / f"seed-{recipe['search_seeds'][0]}"
-            scores: dict[str, float] = {}
-            for suite in recipe["suites"]:
-                if (run / suite / SUMMARY_FILE).exists():
-                    summary, _ = read_evaluation(run / suite)
-                    scores[suite] = summary["score"]["value"]
-                    scores |= {f"{suite}/{name}": part["value"] for name, part in (summary["sections"] or {}).items()}
-            if scores:
-                found.setdefault(method, {})[f"{rate:g}"] = scores
-    return found
-
-
 def _kept(folder: Path, cells: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     record: Any = json.loads((folder / cells[0]["folder"] / "model" / "data_report.json").read_text(encoding="utf-8"))
     train = record["sets"]["train"]
@@ -151,16 +119,6 @@ def _bins(folder: Path, cells: Sequence[Mapping[str, Any]], baseline: str) -> di
             shares = [round(float(correct[place == number].mean()), 4) for number in range(BINS)]
             found.setdefault(suite, {}).setdefault(cell["method"], []).append(shares)
     return found
-
-
-def _distances(folder: Path) -> dict[str, float]:
-    """Median distance of the pairs of each section of RewardBench, as the trained model sees them."""
-    records = read_evaluation(folder / "rewardbench")[1]
-    sections = {subset: section for section, subsets in SECTIONS.items() for subset in subsets}
-    found: dict[str, list[float]] = {}
-    for row in records:
-        found.setdefault(sections[row["subset"]], []).append(row["distance"])
-    return {section: round(float(np.median(values)), 4) for section, values in found.items()}
 
 
 class Experiment:
@@ -210,15 +168,6 @@ class Experiment:
                     ]
                 )
         return table(["method", "outcome", "points", "pairs", "p, Holm", "seeds", "would be seen"], rows)
-
-    def every_rate(self, outcomes: Mapping[str, str]) -> str:
-        """A row for each method and rate of the search: the first seed's scores, in per cent."""
-        rows = [
-            [method, rate, *(f"{100 * scores[outcome]:.1f}" if outcome in scores else "" for outcome in outcomes)]
-            for method, rates in self.record["every_rate"].items()
-            for rate, scores in rates.items()
-        ]
-        return table(["method", "rate", *outcomes.values()], rows)
 
     def diagnoses(self) -> str:
         """A row for each diagnosed method: correlation of norm and distance, and medians by category."""
@@ -288,14 +237,6 @@ class Experiment:
             rows.append(row)
         return table(header, rows)
 
-    def distances(self) -> str:
-        """A row for each method: median distance in each section of RewardBench, with the first seed's model."""
-        found = self.record["distance"]
-        sections = list(SECTIONS)
-        return table(
-            ["method", *sections], [[method, *(f"{found[method][one]:.3f}" for one in sections)] for method in found]
-        )
-
     def _difference(self, method: str, outcome: str) -> dict[str, Any] | None:
         suite, _, section = outcome.partition("/")
         rows = self.record["comparisons"].get(suite, {}).get("differences", [])
@@ -344,14 +285,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="of the experiment")
     parser.add_argument("--results", type=Path, default=Path("docs/results"))
-    parser.add_argument("--every_rate", action="store_true", help="first evaluate the models of the searches")
     parser.add_argument("--diagnose", type=int, metavar="N", help="first diagnose on N pairs of RewardBench")
     parser.add_argument("--name", help="of the summary (default: the recipe's)")
     options = parser.parse_args()
     if options.diagnose:
         diagnose_first_seed(options.folder, options.diagnose)
-    if options.every_rate:
-        evaluate_every_rate(options.folder)
     summary = collect(options.folder)
     file = options.results / f"{options.name or summary['name']}.json"
     file.write_text(as_lines(summary, depth=3) + "\n", encoding="utf-8")

@@ -15,7 +15,7 @@ from typing import Any
 import jinja2
 import numpy as np
 from benchmarks.evidence.choices import Choices
-from benchmarks.evidence.experiments import Experiment
+from benchmarks.evidence.experiments import Experiment, table
 from benchmarks.evidence.plots import LABELS, draw
 from benchmarks.evidence.summary import cell_of, cells_of, read_about, read_sweeps
 
@@ -113,7 +113,7 @@ class Numbers:
             condition = {key: value, **rest}
             found = [self.accuracy(sweep, arm, kind, **condition) for kind in outcomes for arm in arms]
             rows.append([_name(value), *found])
-        return _table(header, rows)
+        return table(header, rows)
 
     def by_arm(self, sweep: str, outcomes: Mapping[str, str], **condition: Any) -> str:
         """A row for each arm: its learning rate and its accuracies."""
@@ -121,7 +121,7 @@ class Numbers:
         for cell in cells_of(self.sweeps[sweep], **condition):
             found = [_spread(cell["outcomes"][kind]) for kind in outcomes]
             rows.append([LABELS.get(cell["arm"], cell["arm"]), f"{cell['learning_rate']:g}", *found])
-        return _table(["method", "rate", *outcomes.values()], rows)
+        return table(["method", "rate", *outcomes.values()], rows)
 
     def compared(self, sweep: str, score: str, against: str = "bt") -> str:
         """A row for each arm: its difference from a baseline, with both intervals and corrected p-values."""
@@ -132,7 +132,7 @@ class Numbers:
             rows.append(
                 [LABELS[row["arm"]], f"{100 * row['difference']:+.1f}", ends[0], p_values[0], ends[1], p_values[1]]
             )
-        return _table(["method", f"points more than {LABELS[against]}", "seeds", "p", "seeds and pairs", "p"], rows)
+        return table(["method", f"points more than {LABELS[against]}", "seeds", "p", "seeds and pairs", "p"], rows)
 
     def comparisons(self, sweep: str, score: str, against: str = "bt") -> list[dict[str, Any]]:
         """The records of one family."""
@@ -178,7 +178,7 @@ class Numbers:
         """A row for each arm: its differences from BT, with 95 % t intervals over the seeds."""
         arms = [cell["arm"] for cell in self.sweeps[sweep]["cells"] if cell["arm"] != "bt"]
         rows = [[LABELS[arm], *(self.gain(sweep, arm, kind) for kind in outcomes)] for arm in arms]
-        return _table(["method less BT", *outcomes.values()], rows)
+        return table(["method less BT", *outcomes.values()], rows)
 
     def mu(self, sweep: str, arm: str, **condition: Any) -> str:
         """The running mean after the first and after the last step."""
@@ -195,7 +195,7 @@ class Numbers:
                 for step in own[0]["points"] if own else ():
                     found = [_spread([run["points"][step][kind] for run in own]) for kind in categories]
                     rows.append([LABELS[arm], f"{rate:g}", str(len(own)), step, *found])
-        return _table(["method", "rate", "seeds", "step", *categories], rows)
+        return table(["method", "rate", "seeds", "step", *categories], rows)
 
     def fewest_seeds(self) -> int:
         """Seeds of the method from random weights that has the fewest."""
@@ -229,11 +229,6 @@ def _p(value: float) -> str:
 
 def _name(value: Any) -> str:
     return f"{100 * value:g} %" if isinstance(value, float) and 0 < value < 1 else str(value)
-
-
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def _listed(names: Sequence[str]) -> str:
