@@ -1,6 +1,6 @@
 """Best of n with the reward models of an experiment: solutions of real problems, and built-in answers.
 
-    python -m benchmarks.evidence.best_of_n runs/evidence-minilm --data ../shared/data
+    python -m benchmarks.evidence.best_of_n runs/evidence-minilm-one-rate --data ../shared/data
 
 *gsm8k*: the five solutions that each problem of the test split has, worth 1 where the final answer is right and 0
 elsewhere. *built-in*: eight answers to each of 100 generated prompts, worth their true reward. All models choose from
@@ -53,7 +53,7 @@ def main() -> None:
             "counts": summary["counts"],
             "points": [{"rule": row["rule"], "n": row["n"], "gold": row["gold"]} for row in curves],
         }
-    command = "python -m benchmarks.evidence.best_of_n runs/evidence-minilm --data ../shared/data"
+    command = "python -m benchmarks.evidence.best_of_n runs/evidence-minilm-one-rate --data ../shared/data"
     record = {"command": command, **environment(), "experiment": experiment["name"], "pools": found}
     file = options.results / "best-of-n.json"
     file.write_text(as_lines(record, depth=4) + "\n", encoding="utf-8")

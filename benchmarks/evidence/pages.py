@@ -7,6 +7,7 @@ states a direction says which (`expect`): where the numbers no longer have it, n
 """
 
 import argparse
+import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -256,8 +257,9 @@ def render(name: str, results: Path) -> str:
     trained: dict[str, Any] = {}
     if name == "results":
         trained["minilm"] = Experiment(results / "evidence-minilm.json")
-        trained["minilm_one_rate"] = Experiment(results / "evidence-minilm-one-rate.json")
+        trained["one_rate"] = Experiment(results / "evidence-minilm-one-rate.json")
         trained["decoder"] = Experiment(results / "evidence-decoder.json")
+        trained["pretraining"] = json.loads((results / "decoder-pretraining.json").read_text(encoding="utf-8"))
         trained["choices"] = Choices(results / "best-of-n.json")
     return environment.get_template(f"{name}.md.jinja").render(**tools, **vars(numbers), **trained)
 

@@ -5,6 +5,7 @@
 A byte-level BPE vocabulary and 5.3 M parameters, both learned on prompts and answers (chosen and rejected alike, once
 each) of the train splits alone. One pass over `--tokens` tokens in blocks of 256, AdamW, cosine schedule, bfloat16
 autocast. The folder holds `pretraining.json`: tokens, steps, hardware, and the loss on blocks that were held out.
+A copy is docs/results/decoder-pretraining.json.
 """
 
 import argparse
