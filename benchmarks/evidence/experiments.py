@@ -167,7 +167,7 @@ class Experiment:
                         f"{100 * row['detectable']:.1f}" if row["detectable"] else "",
                     ]
                 )
-        return table(["method", "outcome", "points", "pairs", "p, Holm", "seeds", "would be seen"], rows)
+        return table(["method", "outcome", "points", "seeds and pairs", "p, Holm", "seeds", "would be seen"], rows)
 
     def diagnoses(self) -> str:
         """A row for each diagnosed method: correlation of norm and distance, and medians by category."""
@@ -190,7 +190,7 @@ class Experiment:
         return sorted({min(one["per_category"], key=lambda name: one["per_category"][name][key]) for one in found})
 
     def verdict(self, method: str, outcome: str) -> str:
-        """Whether a difference from the baseline is shown: by pairs after Holm's correction, and over the seeds."""
+        """Whether a difference is shown: over seeds and pairs after Holm's correction, and over the seeds alone."""
         row, seeds = self._difference(method, outcome), self._seed_test(method, outcome)
         if row is None or seeds is None:
             raise LookupError(f"{self.record['name']}: no comparison over seeds of {method} on {outcome}")

@@ -257,7 +257,7 @@ def render(name: str, results: Path) -> str:
     trained: dict[str, Any] = {}
     if name == "results":
         trained["minilm"] = Experiment(results / "evidence-minilm.json")
-        trained["one_rate"] = Experiment(results / "evidence-minilm-one-rate.json")
+        trained["at_one_rate"] = Experiment(results / "evidence-minilm-one-rate.json")
         trained["decoder"] = Experiment(results / "evidence-decoder.json")
         trained["pretraining"] = json.loads((results / "decoder-pretraining.json").read_text(encoding="utf-8"))
         trained["choices"] = Choices(results / "best-of-n.json")
