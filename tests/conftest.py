@@ -33,6 +33,9 @@ _LOCAL_HOSTS = {"localhost", "127.0.0.1", "::1", "0.0.0.0"}
 _connect = socket.socket.connect
 _connect_ex = socket.socket.connect_ex
 
+collect_ignore = ["openrlhf_on_cpu.py"]
+"""A program that opt-in tests start: looking for doctests would import it, which makes this process one of OpenRLHF's."""
+
 
 def _refuse_remote(sock: socket.socket, address: object) -> None:
     if sock.family == socket.AF_UNIX:
