@@ -34,7 +34,7 @@ _connect = socket.socket.connect
 _connect_ex = socket.socket.connect_ex
 
 collect_ignore = ["openrlhf_on_cpu.py"]
-"""A program that opt-in tests start: looking for doctests would import it, which makes this process one of OpenRLHF's."""
+"""A program that opt-in tests start. Looking for doctests in it imports it, which makes this process OpenRLHF's."""
 
 
 def _refuse_remote(sock: socket.socket, address: object) -> None:
