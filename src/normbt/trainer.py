@@ -194,10 +194,11 @@ class NormBTTrainer(RewardTrainer):
             except (RuntimeError, MemoryError) as error:
                 if (cause := memory_fault(error)) is None:
                     raise
+                budget = f"token_budget (now {self.step_plan.token_budget})"  # a collator's own batches don't heed it
+                knob = budget if self.data_collator is PairExamples else "per_device_train_batch_size"
                 raise ConfigError(
                     f"Out of memory on {self.args.device} at step {self.state.global_step + 1}: {cause} Lower "
-                    f"token_budget (now {self.step_plan.token_budget}), per_device_train_batch_size or max_length, or "
-                    f"set gradient_checkpointing. {self._checkpoints.way_back()}"
+                    f"{knob} or max_length, or set gradient_checkpointing. {self._checkpoints.way_back()}"
                 ) from error
 
     def _make_step_plan(self) -> StepPlan:
