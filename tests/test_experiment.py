@@ -5,12 +5,14 @@ import sys
 import types
 from html import unescape
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from normbt import cli
 from normbt.errors import ConfigError, StateError
 from normbt.experiment import read_recipe, run_experiment, shipped_recipes
+from normbt.experiment.rate_search import choose_rate, told
 from normbt.experiment.recipe import parse_recipe
 from normbt.experiment.running import train_model
 from normbt.experiment.training_sets import SHARES, prepare_set, share_of
@@ -241,11 +243,40 @@ def test_the_learning_rate_is_chosen_on_validation_pairs(tmp_path, checkpoint, m
     chosen = [cell["folder"] for cell in summary["cells"]]
     assert all((folder / one / "test" / "pairs.jsonl").exists() for one in chosen)
     assert list(folder.glob("runs/**/model")) == []  # neither of those measured nor of those that were not chosen
+    assert list(folder.glob("runs/words/*/seed-0")) == []  # every run has a learning rate
     searched = list(folder.glob("runs/words/*/*/seed-0/validation/summary.json"))
     assert len(searched) == len(list(folder.glob("runs/words/*/*/seed-0/cell.json"))) == 4
     with monkeypatch.context() as patched:
         patched.setattr("normbt.experiment.job.train_model", None)  # nothing is trained again for lack of weights
         assert scores(run_experiment(recipe, folder)) == scores(summary)
+
+
+def validation(right: str) -> tuple[Any, list[Any]]:
+    """A model that ranks the pairs marked ``+`` right, two of each prompt."""
+    pairs = [{"correct": mark == "+", "cluster_id": f"prompt-{place // 2}"} for place, mark in enumerate(right)]
+    return {"score": {"value": right.count("+") / len(right)}}, pairs
+
+
+@pytest.mark.parametrize(
+    ("slow", "fast", "chosen", "p_value", "words"),
+    [
+        (["++++++++++"], ["----------"], 1e-4, 2 / 2**5, "p = 0.062 for its lead, no better than chance"),
+        (["++" * 8], ["--" * 8], 1e-4, 2 / 2**8, "p = 0.0078 for its lead"),
+        (["+-+-+-+-"], ["-+-+-+-+"], 1e-4, 1.0, "p = 1 for its lead, no better than chance"),  # a tie: the smallest
+        (["++++----", "++------"], ["++++++++", "++------"], 3e-4, 0.5, "p = 0.5 for its lead, no better than chance"),
+    ],
+)
+def test_a_search_says_whether_chance_explains_its_choice(slow, fast, chosen, p_value, words):
+    found = choose_rate("mix", "bt", {3e-4: list(map(validation, fast)), 1e-4: list(map(validation, slow))})
+    assert found["chosen"] == chosen
+    assert found["p_value"] == pytest.approx(p_value)
+    assert told(found).endswith(words)
+
+
+def test_one_learning_rate_needs_no_test():
+    found = choose_rate("mix", "bt", {1e-4: [validation("+-")]})
+    assert (found["chosen"], found["p_value"]) == (1e-4, None)
+    assert told(found) == "mix/bt: learning rate 0.0001; accuracies on validation pairs 0.0001: 50.0 %"
 
 
 def test_the_weights_of_a_search_go_with_its_choice_and_come_back_when_it_changes(

@@ -1,5 +1,6 @@
 """The runs of an experiment: which there are, where their files are, and with which settings each is trained."""
 
+import itertools
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -50,6 +51,15 @@ def search_cells(recipe: Recipe) -> Iterator[Cell]:
             for rate in recipe.learning_rates:
                 for seed in recipe.search_seeds:
                     yield Cell(training_set, method, seed, rate)
+
+
+def possible_cells(recipe: Recipe) -> Iterator[Cell]:
+    """Every run that there may be: those of the search, and the final ones at whichever learning rate is chosen."""
+    rates = recipe.learning_rates or (None,)
+    seeds = dict.fromkeys((*recipe.search_seeds, *recipe.seeds) if recipe.learning_rates else recipe.seeds)
+    for names in itertools.product(recipe.training_sets, recipe.methods):
+        for rate, seed in itertools.product(rates, seeds):
+            yield Cell(*names, seed, rate)
 
 
 def final_cells(recipe: Recipe, chosen: Mapping[tuple[str, str], float]) -> Iterator[Cell]:

@@ -12,8 +12,6 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from normbt.arguments import TrainArguments, parse_train_arguments
 from normbt.compare import compare
 from normbt.completeness import last_complete
@@ -25,10 +23,12 @@ from normbt.experiment.cells import (
     Cell,
     cell_settings,
     final_cells,
+    possible_cells,
     read_cell,
     search_cells,
     write_settings,
 )
+from normbt.experiment.rate_search import Validation, choose_rate, told
 from normbt.experiment.recipe import DIAGNOSIS, HELD_OUT, MODEL, VALIDATION, Recipe, SuiteRun, TrainingSet, primary_of
 from normbt.experiment.running import alone_in, free_memory, train_model
 from normbt.experiment.training_sets import PreparedSet, prepare_set
@@ -100,7 +100,7 @@ def run_experiment(
         sets = {name: _prepare(name, one, folder, overwrite) for name, one in recipe.training_sets.items()}
         experiment = _Experiment(recipe, folder, sets, tell, progress)
         searched, wanted = list(search_cells(recipe)), _matching(recipe, only)
-        experiment.check([*searched, *final_cells(recipe, {})], overwrite=overwrite)
+        experiment.check(possible_cells(recipe), overwrite=overwrite)
         search, places = [], _places("search", filter(wanted, searched))
         for _, method in groupby(searched, key=lambda cell: (cell.training_set, cell.method)):
             search += experiment.search(list(method), places)
@@ -198,17 +198,15 @@ class _Experiment:
         return [found]
 
     def choose(self, cells: Sequence[Cell]) -> RateSearch:
-        """The best learning rate of a method, by mean validation accuracy."""
-        accuracies: dict[float, list[float]] = {}
+        """The learning rate of a method, by its validated runs."""
+        runs: dict[float, list[Validation]] = {}
         for cell in cells:
-            accuracies.setdefault(cell.learning_rate or 0.0, []).append(self.validate(cell)["score"]["value"])
-        means = {rate: float(np.mean(values)) for rate, values in accuracies.items()}
-        chosen = max(means, key=lambda rate: (means[rate], -rate))  # of equal ones the smallest
-        by_rate = {f"{rate:g}": mean for rate, mean in means.items()}
-        listed = ", ".join(f"{rate}: {100 * mean:.1f} %" for rate, mean in by_rate.items())
-        training_set, method = cells[0].training_set, cells[0].method
-        self.tell(f"{training_set}/{method}: learning rate {chosen:g}; accuracies on validation pairs {listed}")
-        return RateSearch(training_set=training_set, method=method, accuracies=by_rate, chosen=chosen)
+            self.validate(cell)  # refused where it was made with other settings
+            found = read_evaluation(self._summary_file(cell, VALIDATION).parent)
+            runs.setdefault(cell.learning_rate or 0.0, []).append(found)
+        search = choose_rate(cells[0].training_set, cells[0].method, runs)
+        self.tell(told(search))
+        return search
 
     def evaluate(self, cell: Cell) -> None:
         """Evaluate one model on every suite, where that is not done."""

@@ -40,6 +40,7 @@ class RateSearch(TypedDict):
     method: str
     accuracies: dict[str, float]
     chosen: float
+    p_value: float | None
 
 
 class ExperimentCell(TypedDict):

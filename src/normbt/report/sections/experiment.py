@@ -84,9 +84,10 @@ def _tables(run: str, summary: ExperimentSummary) -> Iterator[Table]:
 def _notes(run: str, summary: ExperimentSummary) -> Iterator[str]:
     for one in summary["search"]:
         listed = ", ".join(f"{rate}: {percent(accuracy)}" for rate, accuracy in one["accuracies"].items())
+        lead = "" if one["p_value"] is None else f"; p = {one['p_value']:.2g} for the lead"
         yield (
             f"{run}: learning rate {one['chosen']:g} for {one['method']} on {one['training_set']}, by the accuracy on "
-            f"validation pairs ({listed})."
+            f"validation pairs ({listed}{lead})."
         )
     if summary["missing"]:
         yield f"{run}: {len(summary['missing'])} runs are not done: {', '.join(summary['missing'])}."
