@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtr
 
 from normbt.stats import (
+    Resampled,
     cluster_bootstrap,
     detectable_difference,
     method_difference,
@@ -82,12 +83,12 @@ def coverage(size: int, *, seeds: int = 1, comparisons: int = 500, resamples: in
         right, clusters, truth = simulate(size, seeds, generator)
         drawn = cluster_bootstrap(right, ["all"] * PAIRS, clusters, resamples=resamples, seed=comparison).overall()
         resampled = drawn[:, seeds:] - drawn[:, :seeds]
-        degrees = PAIRS // size - 1
+        shape = Resampled(clusters=PAIRS // size, strata=1)
         if seeds == 1:
-            intervals = [percentile_interval(resampled[:, 0], degrees=degrees), percentile_interval(resampled[:, 0])]
+            intervals = [percentile_interval(resampled[:, 0], drawn=shape), percentile_interval(resampled[:, 0])]
         else:
             observed = right[:, seeds:].mean(axis=0) - right[:, :seeds].mean(axis=0)
-            found = method_difference(observed, resampled, degrees=degrees, seed=comparison)
+            found = method_difference(observed, resampled, drawn=shape, seed=comparison)
             intervals = [(found.low, found.high)]
         covered[: len(intervals)] += [low <= truth <= high for low, high in intervals]
     return (covered[: len(intervals)] / comparisons).tolist()

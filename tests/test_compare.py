@@ -1,6 +1,7 @@
 """Comparisons: what is refused, what is computed, what is claimed, and in which forms it is written."""
 
 import io
+import itertools
 import json
 import re
 import subprocess
@@ -234,6 +235,33 @@ def test_pairs_of_one_problem_are_one_piece_of_evidence(tmp_path):
     assert found["mcnemar_p"] < 1e-15
     assert found["p_value"] == 2 / 2**3
     assert found["verdict"] == "no difference shown"
+
+
+def test_two_pairs_that_every_seed_gains_show_nothing(tmp_path):
+    """They vary over no seed and in no resample, so that no variance says how little they are."""
+    folders = {"bt": [], "normbt": []}
+    for seed, (name, found) in itertools.product(range(3), folders.items()):
+        noise = np.random.default_rng(seed).random(40) < 0.5
+        records = [pair(i, ok, category="many") for i, ok in enumerate(noise)]
+        records += [pair(40 + i, name == "normbt", category="two") for i in range(2)]
+        found.append(write(tmp_path / f"{name}{seed}", records, suite="pairs", seed=seed))
+    found = row(compare(folders, resamples=200), "two")
+    assert (found["difference"], found["p_value"], found["verdict"]) == (1.0, 0.5, "no difference shown")
+
+
+def test_labels_of_the_data_are_no_strata(tmp_path):
+    """A source for every pair leaves a benchmark's own strata, of which plain pairs have one, as they are."""
+    rows = [[pair(i, ok) for i, ok in enumerate(right(seed))] for seed in (1, 2)]
+    named = [[{**one, "source": f"https://{one['id']}"} for one in records] for records in rows]
+    intervals = []
+    for kind, both in (("plain", rows), ("named", named)):
+        folders = [write(tmp_path / f"{kind}{place}", records, suite="pairs") for place, records in enumerate(both)]
+        found = row(compare({"a": [folders[0]], "b": [folders[1]]}, resamples=500), "accuracy")
+        score = ScoreTable(SUITES["pairs"], both[0], resamples=500).by("sources")
+        intervals.append((found["low"], found["high"], found["standard_error"]))
+        assert len(score) == (0 if kind == "plain" else len(rows[0]))
+    assert intervals[0] == pytest.approx(intervals[1])
+    assert intervals[0][0] < intervals[0][1]
 
 
 def test_the_interval_is_that_of_a_loop_over_resamples(two):

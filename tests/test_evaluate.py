@@ -30,7 +30,7 @@ from normbt.results import (
     read_evaluation,
     read_records,
 )
-from normbt.stats import cluster_bootstrap, percentile_interval, wilson_interval
+from normbt.stats import Resampled, cluster_bootstrap, percentile_interval, wilson_interval
 from normbt.suites import SUITES
 from normbt.suites.rewardbench import cluster_id
 from tiny import BOS, EOS, PAD, tiny_model
@@ -404,12 +404,14 @@ def test_intervals_are_those_of_the_cluster_bootstrap():
         seed=5,
     )
     whole = table.score(table.outcomes.accuracy())
-    assert (whole["low"], whole["high"]) == pytest.approx(percentile_interval(drawn.overall()[:, 0], degrees=19))
+    assert (whole["low"], whole["high"]) == pytest.approx(
+        percentile_interval(drawn.overall()[:, 0], drawn=Resampled(20, 1))
+    )
     by_category = table.by("categories")
     assert list(by_category) == ["a", "b"]
     for position, score in enumerate(by_category.values()):
         assert (score["low"], score["high"]) == pytest.approx(
-            percentile_interval(drawn.means()[:, position, 0], degrees=19)
+            percentile_interval(drawn.means()[:, position, 0], drawn=Resampled(20, 1))
         )
         assert score["clusters"] == 20
     assert table.by("sources") == {}

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from scipy.stats import ttest_1samp, ttest_rel
 
 from normbt.stats import (
-    degrees_of_freedom,
+    Resampled,
+    cluster_bootstrap,
     detectable_difference,
     detectable_from_error,
     hierarchical_resamples,
@@ -21,6 +22,7 @@ from normbt.stats import (
     paired_t,
     pairs_needed,
     percentile_interval,
+    resampled_clusters,
     sign_flip_test,
 )
 
@@ -121,11 +123,11 @@ def test_paired_t_is_scipys(differences):
 
 
 def test_one_seed_is_no_sample():
-    for refused in (paired_t, lambda one: method_difference(one, [one], degrees=3)):
+    for refused in (paired_t, lambda one: method_difference(one, [one], drawn=Resampled(4, 1))):
         with pytest.raises(ValueError, match="at least two seeds, found 1"):
             refused([0.1])
     with pytest.raises(ValueError, match=r"resamples of 3 seeds, found shape \(4, 2\)"):
-        method_difference([0.1, 0.2, 0.3], np.zeros((4, 2)), degrees=3)
+        method_difference([0.1, 0.2, 0.3], np.zeros((4, 2)), drawn=Resampled(4, 1))
 
 
 def test_the_hierarchical_bootstrap_has_the_variance_of_seeds_and_of_pairs():
@@ -144,15 +146,16 @@ def test_the_hierarchical_bootstrap_has_the_variance_of_seeds_and_of_pairs():
 def test_with_few_seeds_the_interval_is_as_wide_as_students():
     effects = np.array([0.01, 0.02, 0.06])
     still = effects + np.zeros((20_000, 1))
-    found, students = method_difference(effects, still, degrees=500), paired_t(effects)
+    found, students = method_difference(effects, still, drawn=Resampled(501, 1)), paired_t(effects)
     assert found.degrees == pytest.approx(2.0)
     assert (found.low, found.high) == pytest.approx((students.low, students.high), rel=0.03)
     assert found.p_value == pytest.approx(students.p_value, rel=0.05)
 
 
 def test_nothing_varies():
-    found = method_difference([0.0, 0.0], np.zeros((10, 2)), degrees=4)
+    found = method_difference([0.0, 0.0], np.zeros((10, 2)), drawn=Resampled(5, 1))
     assert (found.difference, found.low, found.high, found.p_value) == (0.0, 0.0, 0.0, 1.0)
+    assert method_difference([1.0, 1.0], np.ones((10, 2)), drawn=Resampled(2, 1)).p_value == 1.0  # of two pairs
 
 
 # --- coverage ---------------------------------------------------------------------------------------------------------
@@ -178,18 +181,43 @@ def test_a_planted_difference_is_found_and_none_is_not_invented(simulation):
 
 def test_expanding_widens_more_the_fewer_clusters_there_are():
     samples = np.random.default_rng(0).normal(size=50_000)
-    widths = [np.diff(percentile_interval(samples, degrees=degrees))[0] for degrees in (3, 10, 100, 100_000)]
+    shapes = [Resampled(clusters, 1) for clusters in (4, 11, 101, 100_001)]
+    widths = [np.diff(percentile_interval(samples, drawn=shape))[0] for shape in shapes]
     assert widths == sorted(widths, reverse=True)
     assert widths[-1] == pytest.approx(np.diff(percentile_interval(samples))[0], rel=1e-3)
     assert widths[1] / widths[-1] == pytest.approx(math.sqrt(11 / 10) * 2.228 / 1.960, rel=0.03)
-    assert percentile_interval(samples, degrees=0) == percentile_interval(samples)
+    assert percentile_interval(samples, drawn=Resampled(3, 3)) == percentile_interval(samples)
 
 
 def test_degrees_of_freedom_count_clusters_within_strata():
-    assert degrees_of_freedom(["a"] * 4, list("wxyz")) == 3
-    assert degrees_of_freedom(["a", "a", "b", "b"], list("wxyz")) == 2
-    assert degrees_of_freedom(["a", "b", "b", "c"], ["w", "w", "x", "y"]) == 1  # a and b share w: one stratum
-    assert degrees_of_freedom(["a"], ["w"]) == 0
+    assert resampled_clusters(["a"] * 4, list("wxyz")).degrees == 3
+    assert resampled_clusters(["a", "a", "b", "b"], list("wxyz")).degrees == 2
+    assert resampled_clusters(["a", "b", "b", "c"], ["w", "w", "x", "y"]) == (3, 2)  # a and b share w: one stratum
+    assert resampled_clusters(["a"], ["w"]).degrees == 0
+
+
+@pytest.mark.parametrize(("strata", "size"), [(30, 2), (15, 4), (1, 60)])
+def test_intervals_of_many_small_strata_cover_the_truth(strata, size):
+    """Without the expansion for the strata, two clusters to a stratum cover 84 % of the time."""
+    names = [f"stratum-{place // size}" for place in range(strata * size)]
+    clusters = [str(place) for place in range(strata * size)]
+    shape, generator, covered = resampled_clusters(names, clusters), np.random.default_rng(0), 0
+    for _ in range(300):
+        values = generator.normal(size=strata * size)
+        drawn = cluster_bootstrap(values, ["all"] * len(names), clusters, strata=names, resamples=2000)
+        low, high = percentile_interval(drawn.overall()[:, 0], drawn=shape)
+        covered += low <= 0 <= high
+    assert 0.92 <= covered / 300 <= 0.98
+
+
+def test_strata_keep_their_number_of_clusters_and_groups_their_sums():
+    values, groups = [1.0, 2.0, 4.0, 8.0, 16.0], list("xyxyx")
+    drawn = cluster_bootstrap(values, groups, list("pqrst"), strata=list("aabbb"), resamples=500)
+    assert drawn.groups == ("x", "y")
+    assert (drawn.counts.sum(axis=1) == 5).all()
+    assert drawn.sums.sum(axis=(1, 2)).max() == 2 + 2 + 3 * 16
+    assert drawn.sums.sum(axis=(1, 2)).min() == 1 + 1 + 3 * 4
+    assert set(drawn.counts[:, 1]) == {0, 1, 2, 3, 4, 5}  # y has a pair in either stratum
 
 
 # --- power ------------------------------------------------------------------------------------------------------------

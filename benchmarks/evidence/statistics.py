@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from normbt.stats import cluster_bootstrap, degrees_of_freedom, holm, method_difference, paired_t
+from normbt.stats import cluster_bootstrap, holm, method_difference, paired_t, resampled_clusters
 from normbt.suites.base import Groups, PairSuite
 
 RESAMPLES = 2_000
@@ -45,7 +45,7 @@ def compared_with(
     drawn = cluster_bootstrap(columns, groups, clusters, resamples=resamples)
     resampled = _scores(suite, drawn.groups, np.moveaxis(drawn.sums, 1, 0), np.moveaxis(drawn.counts, 1, 0)[:, :, None])
     observed = scores_of(suite, columns.T, groups)
-    degrees = degrees_of_freedom(groups, clusters)
+    shape = resampled_clusters(groups, clusters)
     found = []
     for score in observed:
         rows = []
@@ -55,9 +55,7 @@ def compared_with(
             own, other = (slice(arms.index(name) * seeds, (arms.index(name) + 1) * seeds) for name in (arm, baseline))
             differences = observed[score][own] - observed[score][other]
             alone = paired_t(differences)
-            both = method_difference(
-                differences, resampled[score][:, own] - resampled[score][:, other], degrees=degrees
-            )
+            both = method_difference(differences, resampled[score][:, own] - resampled[score][:, other], drawn=shape)
             rows.append(
                 {
                     "arm": arm,

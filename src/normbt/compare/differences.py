@@ -10,13 +10,13 @@ from normbt.errors import ConfigError
 from normbt.results import ScoreDifference, SeedDifference, SeedTest
 from normbt.stats import (
     cluster_bootstrap,
-    degrees_of_freedom,
     detectable_from_error,
     holm,
     mcnemar_exact,
     method_difference,
     paired_t,
     percentile_interval,
+    resampled_clusters,
     sign_flip_test,
 )
 from normbt.suites import Outcome, Outcomes
@@ -78,12 +78,13 @@ class Measured:
             self._credit,
             self._frame.cell_names,
             self._frame.clusters,
+            strata=self._frame.strata,
             resamples=settings.resamples,
             seed=settings.seed,
         )
         self._sums, self._counts = np.moveaxis(drawn.sums, 2, 1), drawn.counts[:, None, :]
         self._weights = np.stack([self._frame.weights(outcome) for outcome in self.outcomes], axis=1)
-        self._clusters, self._names = np.array(self._frame.clusters), np.array(self._frame.cell_names)
+        self._clusters, self._strata = np.array(self._frame.clusters), np.array(self._frame.strata)
 
     def scores(self, outcome: Outcome) -> Numbers:
         """A score of every run, in the order of the methods and their seeds."""
@@ -216,25 +217,22 @@ class Measured:
         with np.errstate(invalid="ignore"):
             resampled = self._by_seed(np.asarray(outcome.statistic(self._sums, self._counts)), method)
         observed = self._by_seed(scores, method)
-        degrees: float = degrees_of_freedom(self._names[outcome.rows].tolist(), self._clusters[outcome.rows].tolist())
+        drawn = resampled_clusters(self._strata[outcome.rows].tolist(), self._clusters[outcome.rows].tolist())
+        degrees: float = drawn.degrees
         discordant = [self._discordant(outcome, first + place, second + place) for place in range(seeds)]
         decisions = int(outcome.rows.sum())
         only: tuple[int | None, int | None] = (None, None)
         if seeds == 1:
             only = discordant[0]
-            low, high = percentile_interval(resampled[:, 0], confidence=settings.confidence, degrees=int(degrees))
-            error = float(np.nanstd(resampled[:, 0]) * np.sqrt((degrees + 1) / max(degrees, 1)))
+            low, high = percentile_interval(resampled[:, 0], confidence=settings.confidence, drawn=drawn)
+            error = float(np.nanstd(resampled[:, 0]) * drawn.expansion)
         else:
             found = method_difference(
-                observed, resampled, degrees=int(degrees), confidence=settings.confidence, seed=settings.seed
+                observed, resampled, drawn=drawn, confidence=settings.confidence, seed=settings.seed
             )
-            low, high, error, degrees, p_value = (
-                found.low,
-                found.high,
-                found.standard_error,
-                found.degrees,
-                found.p_value,
-            )
+            low, high, error, degrees = found.low, found.high, found.standard_error, found.degrees
+            if error > 0:  # few decisions that all agree vary in no resample; swapping them says how little they show
+                p_value = max(p_value, found.p_value)
         return ScoreDifference(
             baseline=settings.baseline,
             method=method,
@@ -252,7 +250,7 @@ class Measured:
             p_holm=p_value,
             verdict=OPEN,
             decisions=decisions,
-            clusters=len(set(self._clusters[outcome.rows].tolist())),
+            clusters=drawn.clusters,
             discordance=sum(sum(one) for one in discordant) / (decisions * seeds),
             only_baseline=only[0],
             only_method=only[1],

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from normbt.results import Score
-from normbt.stats import cluster_bootstrap, degrees_of_freedom, percentile_interval, wilson_interval
+from normbt.stats import cluster_bootstrap, percentile_interval, resampled_clusters, wilson_interval
 from normbt.suites import Outcome, Outcomes, Record, Suite
 
 
@@ -38,9 +38,14 @@ class ScoreTable:
         self._sums = self.outcomes.sums(self._decisions.credit)
         self._longer = self.outcomes.sums(suite.decisions(records, by_length=True).credit)
         self._clusters = np.array(self.outcomes.clusters)
-        self._names = np.array(self.outcomes.cell_names)
+        self._strata = np.array(self.outcomes.strata)
         self._drawn = cluster_bootstrap(
-            self._decisions.credit, self.outcomes.cell_names, self.outcomes.clusters, resamples=resamples, seed=seed
+            self._decisions.credit,
+            self.outcomes.cell_names,
+            self.outcomes.clusters,
+            strata=self.outcomes.strata,
+            resamples=resamples,
+            seed=seed,
         )
 
     def score(self, outcome: Outcome) -> Score:
@@ -48,8 +53,8 @@ class ScoreTable:
         rows, decisions, counts = outcome.rows, self._decisions, self.outcomes.counts
         with np.errstate(invalid="ignore"):
             resampled = outcome.statistic(self._drawn.sums[:, :, 0], self._drawn.counts)
-        degrees = degrees_of_freedom(self._names[rows].tolist(), self._clusters[rows].tolist())
-        low, high = percentile_interval(resampled, confidence=self._confidence, degrees=degrees)
+        drawn = resampled_clusters(self._strata[rows].tolist(), self._clusters[rows].tolist())
+        low, high = percentile_interval(resampled, confidence=self._confidence, drawn=drawn)
         credit = decisions.credit[rows]
         correct = int((credit == 1).sum())
         wilson = None
@@ -64,7 +69,7 @@ class ScoreTable:
             wilson_high=wilson and wilson.high,
             length_only=float(outcome.statistic(self._longer, counts)),
             pairs=len(credit),
-            clusters=len(set(self._clusters[rows].tolist())),
+            clusters=drawn.clusters,
             correct=correct,
             ties=int(decisions.tie[rows].sum()),
             non_finite=int((~decisions.finite[rows]).sum()),

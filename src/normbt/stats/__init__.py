@@ -1,6 +1,6 @@
 """Statistics of accuracies and of their differences: intervals, paired tests, seeds, power. Pure numpy and scipy."""
 
-from normbt.stats.bootstrap import ResampledGroups, cluster_bootstrap, degrees_of_freedom
+from normbt.stats.bootstrap import Resampled, ResampledGroups, cluster_bootstrap, resampled_clusters
 from normbt.stats.intervals import Interval, percentile_interval, wilson_interval
 from normbt.stats.outcomes import TIE_POLICY, PairOutcomes, pair_outcomes
 from normbt.stats.paired import PairedT, holm, mcnemar_exact, paired_t, sign_flip_test
@@ -13,9 +13,9 @@ __all__ = [
     "MethodDifference",
     "PairOutcomes",
     "PairedT",
+    "Resampled",
     "ResampledGroups",
     "cluster_bootstrap",
-    "degrees_of_freedom",
     "detectable_difference",
     "detectable_from_error",
     "hierarchical_resamples",
@@ -26,6 +26,7 @@ __all__ = [
     "paired_t",
     "pairs_needed",
     "percentile_interval",
+    "resampled_clusters",
     "sign_flip_test",
     "wilson_interval",
 ]

@@ -42,20 +42,23 @@ def cluster_bootstrap(
     groups: Sequence[str],
     clusters: Sequence[str],
     *,
+    strata: Sequence[str] | None = None,
     resamples: int = 10_000,
     seed: int = 0,
 ) -> ResampledGroups:
     """Resample clusters with replacement, and give the sum and the count of each group in every resample.
 
-    The resampling is stratified: groups that share no cluster keep their own number of clusters in every resample;
-    groups that do share clusters (one problem asked in six languages) form one stratum, whose clusters are drawn
-    whole. Give two columns of values for two models: both are then measured on the same resamples, and the difference
-    of the columns is the paired bootstrap.
+    The resampling is stratified: strata that share no cluster keep their own number of clusters in every resample;
+    those that do share clusters (one problem asked in six languages) are one stratum, whose clusters are drawn whole.
+    A stratum should be something that other pairs of the same benchmark would have in the same number; where strata are
+    as small as a cluster or two, little is left to vary. Give two columns of values for two models: both are then
+    measured on the same resamples, and the difference of the columns is the paired bootstrap.
 
     Args:
         values: result of each pair, shape ``(pairs,)`` or ``(pairs, columns)``.
         groups: name of the group of each pair, such as its subset.
         clusters: name of the cluster of each pair, such as its prompt.
+        strata: name of the stratum of each pair; None for its group.
         resamples: number of resamples.
         seed: of the random generator; the same seed gives the same resamples.
 
@@ -77,7 +80,7 @@ def cluster_bootstrap(
     table = np.asarray(values, dtype=np.float64)
     table = table[:, None] if table.ndim == 1 else table
     pairs, columns = table.shape
-    if pairs == 0 or len(groups) != pairs or len(clusters) != pairs:
+    if pairs == 0 or {len(groups), len(clusters), len(groups if strata is None else strata)} != {pairs}:
         raise ValueError(f"wanted one group and one cluster per pair, found {pairs}, {len(groups)}, {len(clusters)}")
     names, group_of = np.unique(np.asarray(groups, dtype=object).astype(str), return_inverse=True)
     _, cluster_of = np.unique(np.asarray(clusters, dtype=object).astype(str), return_inverse=True)
@@ -89,37 +92,66 @@ def cluster_bootstrap(
 
     drawn = np.zeros((resamples, group_count, columns + 1))
     generator = np.random.default_rng(seed)
-    for members, touched in _strata(contribution[:, :, -1] > 0):
+    for members in _strata(_presence(groups if strata is None else strata, clusters)):
+        touched = np.flatnonzero(contribution[members, :, -1].any(axis=0))
         part = contribution[np.ix_(members, touched)].reshape(len(members), -1)
         step = max(1, CHUNK_ELEMENTS // len(members))
         for start in range(0, resamples, step):
             rows = min(step, resamples - start)
             times = _multiplicities(generator, rows, len(members))
-            drawn[start : start + rows, touched] = (times @ part).reshape(rows, len(touched), columns + 1)
+            drawn[start : start + rows, touched] += (times @ part).reshape(rows, len(touched), columns + 1)
     return ResampledGroups(tuple(names.tolist()), drawn[:, :, :-1], drawn[:, :, -1])
 
 
-def degrees_of_freedom(groups: Sequence[str], clusters: Sequence[str]) -> int:
-    """What a cluster bootstrap has to estimate a variance from: clusters less strata.
+class Resampled(NamedTuple):
+    """What a cluster bootstrap estimates a variance from.
+
+    Attributes:
+        clusters: their number G.
+        strata: their number H, those that share a cluster counted as one.
+    """
+
+    clusters: int
+    strata: int
+
+    @property
+    def degrees(self) -> int:
+        """Degrees of freedom, G − H; 0 where every stratum is one cluster, so that nothing can vary."""
+        return self.clusters - self.strata
+
+    @property
+    def expansion(self) -> float:
+        """By how much its standard errors are too small: √(G / (G − H)); 1 where nothing can vary."""
+        return float(np.sqrt(self.clusters / self.degrees)) if self.degrees else 1.0
+
+
+def resampled_clusters(strata: Sequence[str], clusters: Sequence[str]) -> Resampled:
+    """How many clusters a bootstrap draws, in how many strata.
 
     Args:
-        groups: name of the group of each pair, as in :func:`cluster_bootstrap`.
+        strata: name of the stratum of each pair, as in :func:`cluster_bootstrap`.
         clusters: name of the cluster of each pair.
 
     Returns:
-        The number; 0 where every stratum is one cluster, so that nothing can vary.
+        Both numbers, and the degrees of freedom.
 
     Example:
-        >>> degrees_of_freedom(["a", "a", "b", "b"], ["p", "q", "r", "s"])
+        >>> resampled_clusters(["a", "a", "b", "b"], ["p", "q", "r", "s"]).degrees
         2
-        >>> degrees_of_freedom(["a", "a", "b", "b"], ["p", "q", "p", "q"])
-        1
+        >>> resampled_clusters(["a", "a", "b", "b"], ["p", "q", "p", "q"])
+        Resampled(clusters=2, strata=1)
     """
-    _, group_of = np.unique(np.asarray(groups, dtype=object).astype(str), return_inverse=True)
+    present = _presence(strata, clusters)
+    return Resampled(len(present), len(_strata(present)))
+
+
+def _presence(strata: Sequence[str], clusters: Sequence[str]) -> NDArray[np.bool_]:
+    """Whether a cluster has pairs in a stratum, shape ``(clusters, strata)``."""
+    _, stratum_of = np.unique(np.asarray(strata, dtype=object).astype(str), return_inverse=True)
     _, cluster_of = np.unique(np.asarray(clusters, dtype=object).astype(str), return_inverse=True)
-    present = np.zeros((int(cluster_of.max()) + 1, int(group_of.max()) + 1), dtype=np.bool_)
-    present[cluster_of, group_of] = True
-    return len(present) - len(_strata(present))
+    present = np.zeros((int(cluster_of.max()) + 1, int(stratum_of.max()) + 1), dtype=np.bool_)
+    present[cluster_of, stratum_of] = True
+    return present
 
 
 def _multiplicities(generator: np.random.Generator, resamples: int, clusters: int) -> NDArray[np.float64]:
@@ -129,19 +161,18 @@ def _multiplicities(generator: np.random.Generator, resamples: int, clusters: in
     return np.bincount(draws.ravel(), minlength=resamples * clusters).reshape(resamples, clusters).astype(np.float64)
 
 
-def _strata(present: NDArray[np.bool_]) -> list[tuple[NDArray[np.intp], NDArray[np.intp]]]:
-    """Split clusters into strata: groups that share a cluster, directly or through others, belong together.
+def _strata(present: NDArray[np.bool_]) -> list[NDArray[np.intp]]:
+    """Split clusters into strata: strata that share a cluster, directly or through others, belong together.
 
     Args:
-        present: whether a cluster has pairs in a group, shape ``(clusters, groups)``.
+        present: whether a cluster has pairs in a stratum, shape ``(clusters, strata)``.
 
     Returns:
-        For each stratum, the indices of its clusters and of its groups.
+        For each stratum that is left, the indices of its clusters.
     """
-    stratum = list(range(present.shape[1]))  # of each group: the smallest index among the groups it is joined with
+    joined_with = list(range(present.shape[1]))  # of each stratum: the smallest index among those it is joined with
     for pattern in np.unique(present, axis=0):
-        joined = {stratum[group] for group in np.flatnonzero(pattern)}
-        stratum = [min(joined) if name in joined else name for name in stratum]
-    of_group = np.array(stratum, dtype=np.intp)
-    of_cluster = of_group[present.argmax(axis=1)]
-    return [(np.flatnonzero(of_cluster == name), np.flatnonzero(of_group == name)) for name in sorted(set(stratum))]
+        joined = {joined_with[stratum] for stratum in np.flatnonzero(pattern)}
+        joined_with = [min(joined) if name in joined else name for name in joined_with]
+    of_cluster = np.array(joined_with, dtype=np.intp)[present.argmax(axis=1)]
+    return [np.flatnonzero(of_cluster == name) for name in sorted(set(joined_with))]

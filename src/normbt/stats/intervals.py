@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from normbt.stats.bootstrap import Resampled
 from normbt.stats.quantiles import normal_cdf, normal_quantile, t_quantile
 
 
@@ -53,22 +54,22 @@ def wilson_interval(successes: int, trials: int, *, confidence: float = 0.95) ->
     return Interval(low, high)
 
 
-def percentile_interval(samples: ArrayLike, *, confidence: float = 0.95, degrees: int | None = None) -> Interval:
+def percentile_interval(samples: ArrayLike, *, confidence: float = 0.95, drawn: Resampled | None = None) -> Interval:
     r"""Percentile interval of the resampled values of one statistic.
 
     A bootstrap of few clusters is too narrow: its variance is short by the factor :math:`(G - H) / G` for :math:`G`
-    clusters in :math:`H` strata, and normal quantiles ignore that the variance is estimated. With ``degrees`` given the
+    clusters in :math:`H` strata, and normal quantiles ignore that the variance is estimated. With ``drawn`` given the
     quantile levels are moved outwards (the *expanded* percentile interval),
 
-    .. math:: \alpha' = \Phi\bigl(\sqrt{(\nu + 1) / \nu}\; t_{\nu}^{-1}(\alpha / 2)\bigr)
+    .. math:: \alpha' = \Phi\bigl(\sqrt{G / \nu}\; t_{\nu}^{-1}(\alpha / 2)\bigr), \qquad \nu = G - H
 
-    which is nothing for thousands of clusters and a percent of coverage for fifty.
+    which is nothing for thousands of clusters in few strata and a percent of coverage for fifty in one.
 
     Args:
         samples: shape ``(resamples,)``; NaN (a resample that left a whole group out) says nothing and is left out.
         confidence: coverage, in ``(0, 1)``.
-        degrees: degrees of freedom :math:`\nu = G - H`, see :func:`normbt.stats.degrees_of_freedom`; None for the
-            plain percentile interval. With 0, one cluster, there is nothing to expand.
+        drawn: the clusters behind the statistic, see :func:`normbt.stats.resampled_clusters`; None for the plain
+            percentile interval. Where every stratum is one cluster nothing varies, and there is nothing to expand.
 
     Returns:
         The interval.
@@ -79,7 +80,7 @@ def percentile_interval(samples: ArrayLike, *, confidence: float = 0.95, degrees
     Example:
         >>> percentile_interval(range(101), confidence=0.5)
         Interval(low=25.0, high=75.0)
-        >>> percentile_interval(range(101), confidence=0.5, degrees=4)
+        >>> percentile_interval(range(101), confidence=0.5, drawn=Resampled(clusters=5, strata=1))
         Interval(low=20.37..., high=79.62...)
 
     References:
@@ -91,8 +92,8 @@ def percentile_interval(samples: ArrayLike, *, confidence: float = 0.95, degrees
     if finite.size == 0:
         raise ValueError("no resample gave a number")
     tail = (1 - confidence) / 2
-    if degrees is not None and degrees > 0:
-        tail = normal_cdf(float(np.sqrt((degrees + 1) / degrees)) * t_quantile(tail, degrees))
+    if drawn is not None and drawn.degrees > 0:
+        tail = normal_cdf(drawn.expansion * t_quantile(tail, drawn.degrees))
     low, high = np.quantile(finite, [tail, 1 - tail])
     return Interval(float(low), float(high))
 

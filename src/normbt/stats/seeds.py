@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from normbt.stats.bootstrap import Resampled
 from normbt.stats.intervals import check_confidence
 from normbt.stats.quantiles import t_quantile, t_two_sided
 
@@ -17,7 +18,7 @@ class MethodDifference(NamedTuple):
         standard_error: of the mean, from seeds and pairs together.
         low: lower end of the interval.
         high: its upper end.
-        p_value: two-sided; 1 where nothing varies and there is no difference.
+        p_value: two-sided; 1 where nothing varies.
         degrees: Satterthwaite's degrees of freedom.
     """
 
@@ -62,33 +63,36 @@ def hierarchical_resamples(resampled: ArrayLike, *, seed: int = 0) -> NDArray[np
 
 
 def method_difference(
-    observed: ArrayLike, resampled: ArrayLike, *, degrees: int, confidence: float = 0.95, seed: int = 0
+    observed: ArrayLike, resampled: ArrayLike, *, drawn: Resampled, confidence: float = 0.95, seed: int = 0
 ) -> MethodDifference:
     r"""Difference between two methods with an interval that covers the choice of seeds and of pairs.
 
     .. math:: \bar d \pm t_{\nu}\, \mathrm{SE}, \qquad
               \nu = \frac{(V_s + V_p)^2}{V_s^2 / (k - 1) + V_p^2 / \nu_p}
 
-    The standard error is that of :func:`hierarchical_resamples`; :math:`V_s` and :math:`V_p` are the variances that
-    :math:`k` seeds alone and the pairs alone would give. An interval from the quantiles of the resamples would not do:
-    no resample of three seeds lies beyond the most extreme seed, while their t quantile is 4.3 standard errors out.
+    The standard error is that of :func:`hierarchical_resamples`, with the deviations that come from the pairs expanded
+    for the number of clusters (:attr:`normbt.stats.Resampled.expansion`); :math:`V_s` and :math:`V_p` are the variances
+    that :math:`k` seeds alone and the pairs alone would give. An interval from the quantiles of the resamples would not
+    do: no resample of three seeds lies beyond the most extreme seed, while their t quantile is 4.3 standard errors out.
 
     Args:
         observed: difference of each seed on all pairs, shape ``(seeds,)``.
         resampled: the same in each resample of the clusters, shape ``(resamples, seeds)``.
-        degrees: degrees of freedom of the clusters, see :func:`normbt.stats.degrees_of_freedom`.
+        drawn: the clusters behind the difference, see :func:`normbt.stats.resampled_clusters`.
         confidence: coverage, in ``(0, 1)``.
         seed: of the random generator.
 
     Returns:
-        The difference and what is known about it.
+        The difference and what is known about it. Where nothing varies, neither over the seeds nor over the resamples,
+        the variances say nothing and p is 1; a test that swaps decisions still can
+        (:func:`normbt.stats.sign_flip_test`).
 
     Raises:
         ValueError: there are fewer than two seeds, or the shapes do not fit.
 
     Example:
         >>> draws = np.random.default_rng(0).normal([0.02, 0.04, 0.03], 0.01, size=(2000, 3))
-        >>> found = method_difference([0.02, 0.04, 0.03], draws, degrees=100)
+        >>> found = method_difference([0.02, 0.04, 0.03], draws, drawn=Resampled(clusters=101, strata=1))
         >>> round(found.difference, 3), found.low < 0.03 < found.high
         (0.03, True)
     """
@@ -97,12 +101,13 @@ def method_difference(
     if table.ndim != 2 or table.shape[1] != seeds.size:
         raise ValueError(f"wanted resamples of {seeds.size} seeds, found shape {table.shape}")
     table = table[np.isfinite(table).all(axis=1)]
+    table = seeds + drawn.expansion * (table - seeds)
     error = float(hierarchical_resamples(table, seed=seed).std())
     of_seeds, of_pairs = float(seeds.var(ddof=1) / seeds.size), float(table.mean(axis=1).var())
     mean = float(seeds.mean())
-    weight = of_seeds**2 / (seeds.size - 1) + (of_pairs**2 / degrees if degrees else 0.0)
+    weight = of_seeds**2 / (seeds.size - 1) + (of_pairs**2 / drawn.degrees if drawn.degrees else 0.0)
     if error == 0 or weight == 0:
-        return MethodDifference(mean, error, mean, mean, 1.0 if mean == 0 else 0.0, float(seeds.size - 1))
+        return MethodDifference(mean, error, mean, mean, 1.0, float(seeds.size - 1))
     freedom = (of_seeds + of_pairs) ** 2 / weight
     half = t_quantile(0.5 + confidence / 2, freedom) * error
     p_value = t_two_sided(mean / error, freedom)

@@ -58,6 +58,8 @@ class Outcomes:
         cell_of: cell of each decision, shape ``(decisions,)``.
         counts: number of decisions of each cell, shape ``(cells,)``.
         clusters: name of the cluster of each decision.
+        strata: name of the stratum of each decision in a bootstrap: the suite's own group, whose size is the
+            benchmark's. Further labels of the data (a source with a row or two) are no strata.
         cell_names: name of the cell of each decision, such that their order is that of the cells.
     """
 
@@ -73,6 +75,7 @@ class Outcomes:
         self.cell_of = np.array([position[key] for key in keys])
         self.counts = np.bincount(self.cell_of).astype(np.float64)
         self.clusters = [record["cluster_id"] for record in of_row]
+        self.strata = list(decisions.group)
         # Padded, so that the groups of a bootstrap, which are sorted, come in the order of the cells.
         self.cell_names = [f"{cell:06d}" for cell in self.cell_of]
 
