@@ -2,7 +2,7 @@
 # BT and NormBT from the same start on real preference pairs, each evaluated on the complete RewardBench.
 #
 # Hardware: two CPU cores, one for each run; about 45 minutes. Needs the folder of preference data (DATA) and the
-# packages of the extra `demo`. Result: a summary and per-pair scores for each run under OUT.
+# packages of the extra `demo`, in an environment that is active. Result: a summary and per-pair scores for each run under OUT.
 #
 #   benchmarks/real_run.sh ../shared/data runs/real
 set -euo pipefail
