@@ -11,7 +11,7 @@ import pytest
 
 from normbt import cli
 from normbt.best_of_n import Curves, Sampling, best_of_n, read_pool
-from normbt.best_of_n.candidates import Prompt, read_prompts
+from normbt.best_of_n.candidates import Answer, Prompt, read_prompts, sample_candidates
 from normbt.best_of_n.server import ServerSampler
 from normbt.errors import ConfigError, DataError, StateError
 from normbt.report import plot_best_of_n
@@ -163,7 +163,39 @@ def test_candidates_without_a_score_are_left_out_for_all_rules(tmp_path):
         read_pool(empty, proxies=["proxy"], gold=None)
 
 
+@pytest.mark.parametrize("other", ["train", None])  # no split column counts as train
+def test_candidates_of_another_split_are_left_out_and_counted(tmp_path, other):
+    rows = pool_rows()
+    unwanted = [row | {"proxy": 1e6, "gold": 1e6} | ({"split": other} if other else {}) for row in rows]
+    mixed = write_rows(tmp_path / "c.jsonl", [*unwanted, *(row | {"split": "test"} for row in rows)])
+    folder = tmp_path / "folder"  # told apart by the names of the files: no row says its split
+    write_rows(folder / "train.jsonl", [row | {"proxy": 1e6} for row in rows])
+    write_rows(folder / "test.jsonl", rows)
+    wanted = read_pool(write_rows(tmp_path / "w.jsonl", rows), proxies=["proxy"], gold="gold")
+    for source, left_out in ((mixed, len(rows)), (folder, 0)):
+        pool = read_pool(source, proxies=["proxy"], gold="gold", split="test")
+        assert pool.scores["proxy"].tolist() == wanted.scores["proxy"].tolist()
+        assert pool.gold.tolist() == wanted.gold.tolist()
+        assert (pool.report.read, pool.report.other_split) == (len(rows), left_out)
+    with pytest.raises(DataError, match=r"none of its 72 rows is of the split that was asked for"):
+        read_pool(mixed, proxies=["proxy"], gold="gold", split="validation")
+
+
 # The job
+
+
+def test_the_split_decides_about_the_gold_column_too_and_the_table_counts_what_is_left_out(tmp_path):
+    rows = [row | {"split": "test"} for row in pool_rows()]
+    unwanted = [{"prompt_id": 0, "text": "x", "proxy": 1e6, "split": "train"}] * 7  # and no gold
+    mixed = write_rows(tmp_path / "c.jsonl", [*unwanted, *rows])
+    summary = best_of_n(candidates=mixed, split="test", output_dir=tmp_path / "out", resamples=10)
+    assert (summary["gold"], summary["counts"]["candidates"]) == ("gold", len(rows))
+    assert summary["provenance"]["data"][0]["other_split"] == 7
+    assert "7 candidates of other splits left out" in (tmp_path / "out" / "best_of_n.md").read_text()
+    write_rows(tmp_path / "folder" / "validation.jsonl", rows[:3])
+    write_rows(tmp_path / "folder" / "test.jsonl", rows)
+    summary = best_of_n(candidates=tmp_path / "folder", split="test", output_dir=tmp_path / "out", resamples=10)
+    assert (summary["gold"], summary["counts"]["candidates"]) == ("gold", len(rows))
 
 
 def test_files_table_and_picture_of_a_study(tmp_path, monkeypatch, capsys):
@@ -327,6 +359,52 @@ def test_prompts_that_cannot_be_answered_are_refused(tmp_path):
     prompts, _ = read_prompts(many, limit=5, seed=1)
     assert len(prompts) == 5
     assert [prompt.prompt for prompt in prompts] != [str(index) for index in range(5)]
+
+
+def test_prompts_of_a_split(tmp_path):
+    named = {"train": ["a", "b"], "test": ["c", "d", "e"]}
+    rows = [{"prompt": text, "split": split} for split, texts in named.items() for text in texts]
+    mixed = write_rows(tmp_path / "p.jsonl", [*rows, {"prompt": "f"}])
+    for split, texts in named.items():
+        write_rows(tmp_path / "folder" / f"{split}.jsonl", [{"prompt": text} for text in texts])
+    for source, split, wanted in (
+        (mixed, "test", ["c", "d", "e"]),
+        (mixed, "train", ["a", "b", "f"]),
+        (mixed, None, ["a", "b", "c", "d", "e", "f"]),
+        (tmp_path / "folder", "test", ["c", "d", "e"]),  # its rows say no split
+    ):
+        assert [prompt.prompt for prompt in read_prompts(source, split=split)[0]] == wanted
+    with pytest.raises(DataError, match="none of its 6 rows is of the split that was asked for"):
+        read_prompts(mixed, split="validation")
+    with pytest.raises(ConfigError, match="limit must be at least 1, found 0"):
+        best_of_n(prompts=mixed, policy="p", sampling=Sampling(limit=0), output_dir=tmp_path / "out")
+
+
+def test_candidates_of_one_split_are_not_taken_for_those_of_another(tmp_path):
+    class Echo:
+        prompts_per_part = 4
+
+        def describe(self):
+            return {"sampler": "echo"}
+
+        def __call__(self, prompts, samples, *, seed):
+            return [[Answer(str(prompt.prompt), finished=True)] * samples for prompt in prompts]
+
+    mixed = write_rows(tmp_path / "p.jsonl", [{"prompt": s, "split": s} for s in ("train", "test")])
+    target = tmp_path / "candidates.jsonl"
+
+    def sample(split, prompts=None, **settings):
+        found, digest = read_prompts(mixed, split=split)
+        how = {"samples": 2, "seed": 0, "digest": digest, "split": split} | settings
+        sample_candidates(Echo(), prompts or found, target, **how)
+        return [row["response"] for row in read_jsonl(target)]
+
+    assert sample("train") == ["train"] * 2
+    with pytest.raises(StateError, match='split was "train", now "test"; prompts_sha256 was'):
+        sample("test")
+    with pytest.raises(StateError, match="another run: prompts_sha256 was"):
+        sample("train", [Prompt("row-1", "another")])
+    assert sample("test", overwrite=True) == ["test"] * 2
 
 
 class StandIn(BaseHTTPRequestHandler):

@@ -480,6 +480,22 @@ def test_without_a_file_the_official_split_comes_from_the_hub(monkeypatch, suite
     assert read.report.source == f"{hub_id} ({split})"
 
 
+def test_rows_of_another_split_are_left_out_and_a_chosen_split_is_taken_whole(tmp_path):
+    rows = [jb_row(1, split="test"), jb_row(2, split="train"), jb_row(3)]
+    mixed = write(tmp_path / "rows.jsonl", rows)
+    for split, wanted in (("test", 1), ("train", 2), (None, 3)):
+        items, report = JUDGEBENCH.read(mixed, split)
+        assert (len(items), report.read, report.other_split) == (wanted, wanted, 3 - wanted)
+    with pytest.raises(DataError, match="none of its 3 rows is of the split that was asked for"):
+        JUDGEBENCH.read(mixed, "gpt")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    write(folder / "train.jsonl", [jb_row(4)])
+    write(folder / "test.jsonl", rows)  # what its rows say of other splits was said of another file
+    items, report = JUDGEBENCH.read(folder, "test")
+    assert (len(items), report.other_split) == (3, 0)
+
+
 def test_judgebench_counts_the_pairs_of_the_models_it_finds():
     records = [pair(0, correct=True, subset="mmlu-pro", source="claude-3-5-sonnet-20240620")]
     found = JUDGEBENCH.coverage(records)

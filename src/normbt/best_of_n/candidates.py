@@ -1,5 +1,7 @@
 """Prompts in, candidates out: a resumable file of several answers to every prompt."""
 
+import hashlib
+import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,8 +11,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from normbt.errors import DataError
+from normbt.pairs import belongs, no_row_of_split, open_source
 from normbt.pairs.files import Unreadable
-from normbt.pairs.sources import open_source
 from normbt.results import Parts, read_json, require_same_run, write_json, write_jsonl, write_lines
 from normbt.synthetic import generate_candidates
 
@@ -57,7 +59,7 @@ def read_prompts(
 
     Args:
         source: where the rows are.
-        split: split to read.
+        split: split to read, as in :func:`normbt.pairs.read_pairs`.
         limit: take a random sample of so many prompts; None for all.
         seed: of the sample.
 
@@ -65,15 +67,17 @@ def read_prompts(
         The prompts and the digest of the source.
 
     Raises:
-        DataError: a row has no prompt, a prompt is empty or does not end with the user's message, or an id is used
-            twice.
+        DataError: there is no prompt, a row has none, a prompt is empty or does not end with the user's message, or an
+            id is used twice.
     """
     opened = open_source(source, name=None, split=split, streaming=False)
     prompts: dict[str, Prompt] = {}
+    others = 0
     for row in opened.rows():
         if isinstance(row.value, Unreadable):
             raise DataError(f"{opened.label} row {row.number}: {row.value.reason}.")
-        if split is not None and (row.value.get("split") or "train") != split:
+        if not belongs(row, opened.split):
+            others += 1
             continue
         prompt = row.value.get("prompt")
         ends_with_user = isinstance(prompt, list) and prompt and prompt[-1].get("role") == "user"
@@ -87,6 +91,8 @@ def read_prompts(
         if identity in prompts:
             raise DataError(f'{opened.label} row {row.number}: the prompt id "{identity}" was used before.')
         prompts[identity] = Prompt(identity, prompt)  # type: ignore[arg-type] - checked above
+    if not prompts:
+        raise no_row_of_split(opened.label, others) if others else DataError(f"{opened.label}: it holds no prompt.")
     found = list(prompts.values())
     if limit is not None and limit < len(found):
         drawn = np.random.default_rng(seed).permutation(len(found))[:limit]
@@ -102,6 +108,7 @@ def sample_candidates(
     samples: int,
     seed: int,
     digest: str | None,
+    split: str | None = None,
     overwrite: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> None:
@@ -114,6 +121,7 @@ def sample_candidates(
         samples: answers to each prompt.
         seed: of the sampling; each group of prompts has its own, so that a run that goes on gives the same answers.
         digest: of the source of the prompts.
+        split: of the source that the prompts are.
         overwrite: throw away what a run with other settings left.
         progress: called with the number of prompts that are done.
 
@@ -121,7 +129,9 @@ def sample_candidates(
         StateError: the file, or what was begun of it, belongs to other prompts or settings.
     """
     run = {
-        "prompts": digest,
+        "data_sha256": digest,
+        "split": split,
+        "prompts_sha256": _digest(prompts),
         "number_of_prompts": len(prompts),
         "samples": samples,
         "seed": seed,
@@ -169,6 +179,14 @@ def _rows(prompts: Sequence[Prompt], answers: Sequence[Sequence[Answer]]) -> Ite
                 "finished": answer.finished,
                 "tokens": answer.tokens,
             }
+
+
+def _digest(prompts: Sequence[Prompt]) -> str:
+    """SHA-256 of what is asked, in order, with the ids: equal for equal candidates."""
+    digest = hashlib.sha256()
+    for prompt in prompts:
+        digest.update(json.dumps([prompt.identity, prompt.prompt]).encode() + b"\n")
+    return digest.hexdigest()
 
 
 def _seed_of_part(seed: int, number: int) -> int:

@@ -12,8 +12,8 @@ from normbt.best_of_n.pool import Pool, read_pool
 from normbt.best_of_n.table import render_markdown
 from normbt.errors import ConfigError
 from normbt.moments import moments_of
+from normbt.pairs import belongs, open_source
 from normbt.pairs.files import Unreadable
-from normbt.pairs.sources import open_source
 from normbt.results import (
     BEST_OF_N_FILE,
     CANDIDATES_FILE,
@@ -137,7 +137,7 @@ def best_of_n(
     source = _candidates(folder, settings, sampling, seed=seed, overwrite=overwrite, progress=progress)
     columns = list(proxies) or ([PROXY] if candidates is not None and not models else [])
     source, split = _scored(source, folder, settings, overwrite=overwrite, progress=progress)
-    gold = _gold_column(source, gold, known=synthetic is not None or gold_model is not None)
+    gold = _gold_column(source, split, gold, known=synthetic is not None or gold_model is not None)
     pool = read_pool(source, proxies=[*columns, *models], gold=gold, split=split)
     curves = Curves(pool, sizes, resamples=resamples, confidence=confidence, seed=seed)
     summary = _summary(pool, curves, gold, settings, resamples=resamples, seed=seed)
@@ -161,7 +161,7 @@ def _check(settings: Mapping[str, Any], sampling: Sampling) -> None:
         problems.append(f"temperature must be above 0 (equal answers are no choice), found {sampling.temperature}")
     if not 0 < sampling.top_p <= 1:
         problems.append(f"top_p must be above 0 and at most 1, found {sampling.top_p}")
-    for name in ("samples", "max_new_tokens", "batch_sequences", "parallel", "resamples", "synthetic"):
+    for name in ("samples", "max_new_tokens", "batch_sequences", "parallel", "resamples", "synthetic", "limit"):
         if settings.get(name) is not None and settings[name] < 1:
             problems.append(f"{name} must be at least 1, found {settings[name]}")
     if not 0 < settings["confidence"] < 1:
@@ -199,6 +199,7 @@ def _candidates(
         samples=sampling.samples,
         seed=seed,
         digest=digest,
+        split=settings["split"],
         overwrite=overwrite,
         progress=None if progress is None else lambda done: progress("sampling prompts", done),
     )
@@ -263,12 +264,14 @@ def _scored(
     return source, split
 
 
-def _gold_column(source: str | Path, gold: str | None, *, known: bool) -> str | None:
+def _gold_column(source: str | Path, split: str | None, gold: str | None, *, known: bool) -> str | None:
     """The gold column: the one that was named, else ``gold`` where the candidates have it."""
     if gold is not None or known:
         return gold or GOLD
-    first = next(iter(open_source(source, name=None, split=None, streaming=False).rows()), None)
-    if first is not None and not isinstance(first.value, Unreadable) and GOLD in first.value:
+    opened = open_source(source, name=None, split=split, streaming=False)
+    readable = (row for row in opened.rows() if not isinstance(row.value, Unreadable) and belongs(row, opened.split))
+    first = next(readable, None)
+    if first is not None and GOLD in first.value:
         return GOLD
     logger.info("The candidates have no gold score: curves of the proxies' own scores only.")
     return None

@@ -10,10 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from normbt.errors import ConfigError, DataError
-from normbt.pairs import DataReport
+from normbt.pairs import DataReport, belongs, no_row_of_split, open_source
 from normbt.pairs.files import Unreadable
 from normbt.pairs.report import REASONS_KEPT
-from normbt.pairs.sources import open_source
 from normbt.pairs.texts import ANSWER_COLUMNS
 from normbt.results import LONGEST, ORACLE, RANDOM
 
@@ -62,6 +61,7 @@ class _Reading:
     characters: list[float] = field(default_factory=list)
     prompts: dict[str, int] = field(default_factory=dict)
     read: int = 0
+    other_split: int = 0
     malformed: int = 0
     without_score: int = 0
     reasons: list[tuple[int, str]] = field(default_factory=list)
@@ -74,7 +74,7 @@ def read_pool(source: str | Path, *, proxies: Sequence[str], gold: str | None, s
         source: file, folder or Hub id.
         proxies: columns by which answers are chosen.
         gold: column of what an answer is worth; None if it is not known.
-        split: split to read.
+        split: split to read, as in :func:`normbt.pairs.read_pairs`.
 
     Returns:
         The pool. A candidate without a finite number in every one of the columns is left out and counted, so that all
@@ -92,6 +92,9 @@ def read_pool(source: str | Path, *, proxies: Sequence[str], gold: str | None, s
     names = [*proxies, *([gold] if gold is not None else [])]
     reading = _Reading(names)
     for row in opened.rows():
+        if not belongs(row, opened.split):
+            reading.other_split += 1
+            continue
         reading.read += 1
         if isinstance(row.value, Unreadable):
             _malformed(reading, row.number, row.value.reason)
@@ -117,6 +120,8 @@ def read_pool(source: str | Path, *, proxies: Sequence[str], gold: str | None, s
 
 
 def _pool(reading: _Reading, proxies: list[str], gold: str | None, label: str, digest: str | None) -> Pool:
+    if reading.other_split and not reading.read:
+        raise no_row_of_split(label, reading.other_split)
     if not reading.values:
         named = "".join(f"\n  row {number}: {reason}" for number, reason in reading.reasons)
         raise DataError(
@@ -140,6 +145,7 @@ def _pool(reading: _Reading, proxies: list[str], gold: str | None, label: str, d
         read=reading.read,
         kept=len(values),
         malformed=reading.malformed,
+        other_split=reading.other_split,
         reasons=tuple(reading.reasons),
     )
     return Pool(

@@ -96,6 +96,8 @@ def _notes(summary: BestOfNSummary) -> list[str]:
             f"WARNING: {counts['prompts_near_n']:,} prompts have fewer than twice the largest n; few subsets are left "
             "there, and the last points of the curves are noisy. Give more candidates, or lower n."
         )
+    if others := sum(data["other_split"] for data in summary["provenance"]["data"]):
+        notes.append(f"{others:,} candidates of other splits left out.")
     if counts["without_score"] or counts["malformed"]:
         notes.append(
             f"Candidates left out: {counts['without_score']:,} without a finite score, "

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from normbt.errors import DataError
 from normbt.pairs.files import Row, Unreadable
 from normbt.pairs.report import Tally
 
@@ -42,6 +43,29 @@ class Pair:
     explicit: bool
 
 
+def belongs(row: Row, split: str | None) -> bool:
+    """Whether a row is of the split that is read, by its ``split`` column; rows without one are "train".
+
+    Args:
+        row: a row as its source hands it out; one that cannot be decoded belongs to every split, to be reported.
+        split: ``source.split``, which is None where the source is one split already. Not what the user asked for:
+            rows of a folder's or a Hub data set's split need no column that says so.
+
+    Example:
+        >>> belongs(Row(1, {"split": "test"}), "test"), belongs(Row(2, {}), "test"), belongs(Row(3, {}), None)
+        (True, False, True)
+    """
+    return split is None or isinstance(row.value, Unreadable) or (row.value.get("split") or "train") == split
+
+
+def no_row_of_split(source: str, others: int) -> DataError:
+    """What to raise where all rows of a source are of other splits."""
+    return DataError(
+        f"{source}: none of its {others:,} rows is of the split that was asked for (rows "
+        'without a "split" column count as "train").'
+    )
+
+
 def check_rows(rows: Iterable[Row], tally: Tally, *, split: str | None = None) -> Iterator[Pair]:
     """The valid pairs among rows; every other row is counted under what is wrong with it.
 
@@ -52,7 +76,7 @@ def check_rows(rows: Iterable[Row], tally: Tally, *, split: str | None = None) -
     Args:
         rows: rows as a source hands them out.
         tally: counts of this source; read while the result is consumed.
-        split: keep rows of this split only, by their ``split`` column; rows without one count as "train".
+        split: keep the rows of this split only, as :func:`belongs` decides.
 
     Returns:
         The pairs, in order.
@@ -66,7 +90,7 @@ def check_rows(rows: Iterable[Row], tally: Tally, *, split: str | None = None) -
         ((2, 'no "rejected" (columns: chosen)'),)
     """
     for row in rows:
-        if split is not None and not isinstance(row.value, Unreadable) and (row.value.get("split") or "train") != split:
+        if not belongs(row, split):
             tally.add("other_split")
             continue
         tally.add("read")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from normbt.errors import DataError
-from normbt.pairs.check import RATED_COLUMNS, Malformed, Pair, check_rows
+from normbt.pairs.check import RATED_COLUMNS, Malformed, Pair, check_rows, no_row_of_split
 from normbt.pairs.files import Row
 from normbt.pairs.report import DataReport, LiveReport, Tally, readable
 from normbt.pairs.shape import Shape, Survey, columns_of, common_shape
@@ -177,10 +177,7 @@ def _prefixes(sources: list[Source], surveys: list[Survey]) -> list[str]:
 def _require_pairs(report: DataReport) -> None:
     if report.kept == 0:
         if report.other_split and not report.read:
-            raise DataError(
-                f"{report.source}: none of its {report.other_split:,} rows is of the split that was asked for (rows "
-                'without a "split" column count as "train").'
-            )
+            raise no_row_of_split(report.source, report.other_split)
         raise DataError(f"no usable pair. {report.summary()}")
 
 

@@ -12,8 +12,8 @@ import numpy as np
 from normbt.errors import ConfigError, DataError
 from normbt.inference import RewardModel
 from normbt.moments import moments_of
-from normbt.pairs.check import Malformed
-from normbt.pairs.files import Row, Unreadable
+from normbt.pairs.check import Malformed, belongs, no_row_of_split
+from normbt.pairs.files import Row
 from normbt.pairs.report import REASONS_KEPT
 from normbt.pairs.sources import Source
 from normbt.pairs.texts import Kind, ScorableRow, scorable_row
@@ -222,13 +222,10 @@ def find_form(source: Source) -> Form:
                 reasons.append(f"  row {row.number}: {problem}")
         else:
             return Form(first.kind, first.conversational, first.explicit)
+    if others and not read:
+        raise no_row_of_split(source.label, others)
     left_out = f" ({others:,} rows of other splits)" if others else ""
     raise DataError("\n".join([f"{source.label}: none of its {read:,} rows can be scored{left_out}.", *reasons]))
-
-
-def belongs(row: Row, split: str | None) -> bool:
-    """Whether a row is of the split that is read; rows without a ``split`` column are "train"."""
-    return split is None or isinstance(row.value, Unreadable) or (row.value.get("split") or "train") == split
 
 
 def add_counts(counts: Iterable[Mapping[str, int]]) -> ScoringCounts:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from normbt.errors import DataError
-from normbt.pairs import DataReport, Tally, open_source
+from normbt.pairs import DataReport, Tally, belongs, no_row_of_split, open_source
 from normbt.suites.base import Item
 
 
@@ -21,7 +21,7 @@ def read_rows(
 
     Args:
         source: file (JSON, JSONL, CSV, Parquet, the first three also ``.gz``), folder, or Hub id.
-        split: split to read, of a folder or a Hub data set.
+        split: split to read, as in :func:`normbt.pairs.read_pairs`.
         form: what the rows are, for the report.
         columns: fields that every row must have.
         parse: ``parse(row, file)`` makes an item of a row, given the name of the file without its format, or raises
@@ -37,7 +37,7 @@ def read_rows(
     tally = Tally(opened.label, opened.digest, form)
     items: list[Item] = []
     for row in opened.rows():
-        if split is not None and isinstance(row.value, Mapping) and row.value.get("split", split) != split:
+        if not belongs(row, opened.split):
             tally.add("other_split")
             continue
         tally.add("read")
@@ -53,6 +53,8 @@ def read_rows(
             continue
         tally.add("kept")
     report = tally.report()
+    if report.other_split and not report.read:
+        raise no_row_of_split(opened.label, report.other_split)
     if not items:
         raise DataError(f"no usable row. {report.summary()}")
     repeated = [name for name, count in Counter(item.id for item in items).items() if count > 1]
