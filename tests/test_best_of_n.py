@@ -349,6 +349,10 @@ def test_prompts_that_cannot_be_answered_are_refused(tmp_path):
         ({"question": "a"}, 'wanted a "prompt".* found NoneType. Columns: question'),
         ({"prompt": assistant}, "messages that end with the user"),
         ({"prompt": "  "}, 'wanted a "prompt"'),
+        ({"prompt": ["a"]}, "messages that end with the user"),
+        ({"prompt": "half \ud83d"}, 'row 1: "prompt" holds a lone surrogate at character 5'),
+        ({"prompt": [{"role": "user", "content": "\ud83d"}]}, '"prompt" holds a lone surrogate'),
+        ({"prompt": "a", "id": "\ud83d"}, '"id" holds a lone surrogate'),
     ):
         with pytest.raises(DataError, match=problem):
             read_prompts(write_rows(tmp_path / "p.jsonl", [row]))

@@ -442,6 +442,11 @@ def test_files_of_one_domain_name_it(tmp_path):
         ("judgebench", jb_row(1, label="A=B"), 'label must be "A>B" or "B>A"'),
         ("judgebench", jb_row(1, source="other"), "source 'other' begins with none of mmlu-pro"),
         ("judgebench", jb_row(1, response_A=3), '"response_A" must be text, found int'),
+        ("judgebench", jb_row(1, response_A="\ud83d"), '"response_A" holds a lone surrogate'),
+        ("judgebench", jb_row(1, response_model="\ud83d"), '"source" holds a lone surrogate'),
+        ("rm-bench", rm_row(1, domain="chat\ud83d"), '"id" holds a lone surrogate'),
+        ("rewardbench2", rb2_row(1, prompt="\ud83d"), '"prompt" holds a lone surrogate'),
+        ("rewardbench2", rb2_row(1, rejected=["a", "b", "\ud83d"]), '"rejected" holds a lone surrogate'),
     ],
 )
 def test_rows_that_are_no_items_are_counted_and_named(tmp_path, suite, row, reason):

@@ -12,7 +12,9 @@ import numpy as np
 
 from normbt.errors import DataError
 from normbt.pairs import belongs, no_row_of_split, open_source
+from normbt.pairs.check import Malformed, require_storable
 from normbt.pairs.files import Unreadable
+from normbt.pairs.report import readable
 from normbt.results import Parts, read_json, require_same_run, write_json, write_jsonl, write_lines
 from normbt.synthetic import generate_candidates
 
@@ -68,7 +70,7 @@ def read_prompts(
 
     Raises:
         DataError: there is no prompt, a row has none, a prompt is empty or does not end with the user's message, or an
-            id is used twice.
+            id is used twice, or one of them is not valid Unicode.
     """
     opened = open_source(source, name=None, split=split, streaming=False)
     prompts: dict[str, Prompt] = {}
@@ -80,14 +82,20 @@ def read_prompts(
             others += 1
             continue
         prompt = row.value.get("prompt")
-        ends_with_user = isinstance(prompt, list) and prompt and prompt[-1].get("role") == "user"
+        last = prompt[-1] if isinstance(prompt, list) and prompt else None
+        ends_with_user = isinstance(last, Mapping) and last.get("role") == "user"
         if not (ends_with_user or (isinstance(prompt, str) and prompt.strip())):
             raise DataError(
                 f'{opened.label} row {row.number}: wanted a "prompt", text or messages that end with the user, found '
-                f"{type(prompt).__name__}. Columns: {', '.join(map(str, row.value))}."
+                f"{type(prompt).__name__}. Columns: {readable(', '.join(map(str, row.value)))}."
             )
         named = row.value.get("prompt_id", row.value.get("id"))
         identity = f"row-{row.number}" if named is None else str(named)
+        try:
+            require_storable("prompt", prompt)
+            require_storable("id", identity)
+        except Malformed as problem:
+            raise DataError(f"{opened.label} row {row.number}: {problem}. Mend the row, or take it out.") from problem
         if identity in prompts:
             raise DataError(f'{opened.label} row {row.number}: the prompt id "{identity}" was used before.')
         prompts[identity] = Prompt(identity, prompt)  # type: ignore[arg-type] - checked above

@@ -150,7 +150,7 @@ def canonical_pair(row: Row) -> Pair:
     canonical |= {name: value for name, value in values.items() if name not in PAIR_COLUMNS}
     for name, value in canonical.items():
         if name not in ("prompt", "chosen", "rejected"):
-            _require_storable(name, value)
+            require_storable(name, value)
     return Pair(row.number, canonical, conversational, explicit)
 
 
@@ -225,8 +225,8 @@ def _message(name: str, index: int, message: Any) -> Message:
         raise Malformed(f"{where} must be an object, found {type(message).__name__}")
     # Arrow gives every message the keys of all messages; a null key is one the message does not have.
     message = {key: value for key, value in message.items() if value is not None}
-    if len(message) > 2:
-        _require_storable(name, message)
+    if not message.keys() <= {"role", "content"}:
+        require_storable(name, message)
     role, content = message.get("role"), message.get("content")
     if not isinstance(role, str) or not role:
         raise Malformed(f'{where} has no "role" (keys: {", ".join(map(str, message))})')
@@ -249,7 +249,7 @@ def _require_unicode(name: str, text: str) -> None:
         raise Malformed(f'"{name}" holds a lone surrogate at character {problem.start}: not valid Unicode') from problem
 
 
-def _require_storable(name: str, value: Any) -> None:
+def require_storable(name: str, value: Any) -> None:
     """Refuse what no column can hold: text that is not Unicode, at any depth, and values nested too deeply to write."""
     if isinstance(value, int | float):
         value = None

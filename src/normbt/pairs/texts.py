@@ -15,6 +15,7 @@ from normbt.pairs.check import (
     _require_assistant_last,
     _text_or_messages,
     canonical_pair,
+    require_storable,
 )
 from normbt.pairs.files import Row, Unreadable
 
@@ -56,7 +57,7 @@ def scorable_row(row: Row) -> ScorableRow:
     ``text``, complete ``messages``, or a complete ``text``.
 
     Raises:
-        Malformed: the row is neither.
+        Malformed: the row is neither, or one of its columns, all of which are carried through, cannot be written.
 
     Example:
         >>> scorable_row(Row(1, {"prompt": "2+2?", "response": "4"})).texts
@@ -65,7 +66,10 @@ def scorable_row(row: Row) -> ScorableRow:
     if isinstance(row.value, Unreadable):
         raise Malformed(row.value.reason)
     is_pair = "chosen" in row.value or "rejected" in row.value or _is_rated(row.value)
-    return _pair(row) if is_pair else _answer(row)
+    scorable = _pair(row) if is_pair else _answer(row)
+    for name, value in row.value.items():
+        require_storable(name, value)
+    return scorable
 
 
 def _pair(row: Row) -> ScorableRow:

@@ -14,7 +14,7 @@ from normbt.inference import RewardModel
 from normbt.moments import moments_of
 from normbt.pairs.check import Malformed, belongs, no_row_of_split
 from normbt.pairs.files import Row
-from normbt.pairs.report import REASONS_KEPT
+from normbt.pairs.report import REASONS_KEPT, readable
 from normbt.pairs.sources import Source
 from normbt.pairs.texts import Kind, ScorableRow, scorable_row
 from normbt.results import Normalisation, ScoringCounts
@@ -150,7 +150,7 @@ class ChunkScorer:
         return good, ids, truncated
 
     def _malformed(self, row: Row, problem: str, counts: ScoringCounts, reasons: list[dict[str, Any]]) -> None:
-        problem = f"{row.file}: {problem}" if row.file else problem
+        problem = readable(f"{row.file}: {problem}" if row.file else problem)
         if self.on_malformed == "stop":
             raise DataError(
                 f"{self.source} row {row.number}: {problem}. Mend the row, or leave such rows out and have them "
@@ -219,7 +219,7 @@ def find_form(source: Source) -> Form:
             first = scorable_row(row)
         except Malformed as problem:
             if len(reasons) < REASONS_KEPT:
-                reasons.append(f"  row {row.number}: {problem}")
+                reasons.append(f"  row {row.number}: {readable(str(problem))}")
         else:
             return Form(first.kind, first.conversational, first.explicit)
     if others and not read:

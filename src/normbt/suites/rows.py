@@ -3,11 +3,14 @@
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from normbt.errors import DataError
 from normbt.pairs import DataReport, Tally, belongs, no_row_of_split, open_source
+from normbt.pairs.check import Malformed, require_storable
 from normbt.suites.base import Item
+
+T = TypeVar("T")
 
 
 class NotAnItem(Exception):
@@ -47,10 +50,13 @@ def read_rows(
             if missing := [name for name in columns if row.value.get(name) is None]:
                 found = ", ".join(map(str, row.value))
                 raise NotAnItem(f"no {' and no '.join(missing)} (columns: {found})")
-            items.append(parse(row.value, row.file or opened.stem))
+            item = parse(row.value, row.file or opened.stem)
+            for name in ("id", "source", "category", "subset"):
+                _storable(name, getattr(item, name))
         except NotAnItem as problem:
             tally.add_malformed(row.number, f"{row.file}: {problem}" if row.file else str(problem))
             continue
+        items.append(item)
         tally.add("kept")
     report = tally.report()
     if report.other_split and not report.read:
@@ -81,7 +87,7 @@ def texts(row: Mapping[str, Any], name: str) -> tuple[str, ...]:
         value = [value]
     if not isinstance(value, list | tuple) or not value or not all(isinstance(one, str) for one in value):
         raise NotAnItem(f'"{name}" must be a list of texts, found {value!r:.60}')
-    return tuple(value)
+    return _storable(name, tuple(value))
 
 
 def text(row: Mapping[str, Any], name: str) -> str:
@@ -92,4 +98,12 @@ def text(row: Mapping[str, Any], name: str) -> str:
     """
     if not isinstance(row[name], str):
         raise NotAnItem(f'"{name}" must be text, found {type(row[name]).__name__}')
-    return row[name]
+    return _storable(name, row[name])
+
+
+def _storable(name: str, value: T) -> T:
+    try:
+        require_storable(name, value)
+    except Malformed as problem:
+        raise NotAnItem(str(problem)) from problem
+    return value
