@@ -3,6 +3,7 @@
 import gzip
 import json
 import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -134,7 +135,14 @@ def test_numbers_that_no_column_holds_do_not_cost_the_pair(tmp_path, value, stre
 
 
 @pytest.mark.parametrize(
-    "more", [{"more": "\ud800"}, {"more": {"a": ["\udfff"]}}, {"more": {"\ud800": 1}}, {"\ud800": 1}]
+    "more",
+    [
+        {"prompt": [{"role": "assistant", "tool_calls": ["\ud800"]}]},
+        {"more": "\ud800"},
+        {"more": {"a": ["\udfff"]}},
+        {"more": {"\ud800": 1}},
+        {"\ud800": 1},
+    ],
 )
 @pytest.mark.parametrize("streaming", [False, True])
 def test_text_that_is_not_unicode_is_malformed_in_every_column(tmp_path, more, streaming):
@@ -201,6 +209,28 @@ def test_a_long_array_in_one_line_is_read_row_by_row(tmp_path):
     path.write_text(f"[{','.join([row] * 2000)}]")
     assert path.stat().st_size > 20e6
     assert peak_megabytes(str(path)) < 15
+
+
+@pytest.mark.parametrize(
+    ("after", "found"),
+    [
+        ("\n[{}]", 'found "[{}]" on line 2. Join several arrays into one, or '),
+        ("garbage", 'found "garbage" on line 1. '),
+        (" \n" * 20 + "]", 'found "]" on line 21. '),  # beyond the first piece that is read
+        ("\n\x1b[2J" + "x" * 500, 'found "\\x1b[2Jxxxxxxxxx'),
+    ],
+)
+@pytest.mark.parametrize("name", ["a.json", "a.json.gz"])
+def test_what_follows_an_array_of_rows_is_not_dropped(tmp_path, monkeypatch, name, after, found):
+    monkeypatch.setattr(files, "_CHUNK", 16)
+    array = json.dumps([PAIR, PAIR | {"chosen": "six"}])
+    pack = gzip.compress if name.endswith(".gz") else bytes
+    path = tmp_path / name
+    path.write_bytes(pack((array + " \r\n\t" * 20).encode()))
+    assert len(read(str(path))[0]) == 2
+    path.write_bytes(pack((array + after).encode()))
+    with pytest.raises(DataError, match=re.escape(found)):
+        read(str(path))
 
 
 def test_a_line_longer_than_a_row_may_be_costs_itself_only(tmp_path, monkeypatch):

@@ -271,6 +271,7 @@ def _array_items(buffer: str, text: io.TextIOWrapper, path: Path, line: int) -> 
             if not buffer:
                 raise DataError(f"{path}: broken JSON on line {line}: the file ends inside the array.")
         elif buffer[0] == "]":
+            _require_end(buffer[1:], text, path, line)
             return
         elif not wants_item:
             if buffer[0] != ",":
@@ -291,6 +292,20 @@ def _array_items(buffer: str, text: io.TextIOWrapper, path: Path, line: int) -> 
             line += buffer.count("\n", 0, end)
             buffer, chunk, wants_item = buffer[end:], _CHUNK, False
             yield item
+
+
+def _require_end(rest: str, text: io.TextIOWrapper, path: Path, line: int) -> None:
+    """Refuse anything but white space after the array of rows: what stands there may be rows, and would be lost."""
+    while rest or (rest := text.read(_CHUNK)):
+        found = rest.lstrip()
+        line += rest.count("\n", 0, len(rest) - len(found))
+        if found:
+            excerpt = readable(found + text.read(40), 40)
+            raise DataError(
+                f'{path}: expected nothing after the array of rows, found "{excerpt}" on line {line}. Join several '
+                "arrays into one, or write one row per line and name the file .jsonl."
+            )
+        rest = ""
 
 
 def _text_lines(stream: BinaryIO, path: Path) -> Iterator[str]:
