@@ -22,7 +22,9 @@ from normbt.pairs.files import Row
 from normbt.pairs.texts import scorable_row
 from normbt.results import NORMALISATION_FILE, read_json, read_jsonl
 from normbt.results import files as files_module
+from normbt.score import parquet as parquet_module
 from normbt.score import read_normalisation, score_rows
+from normbt.score.parquet import write_parquet
 
 TEMPLATE = "<bos>{% for message in messages %}{{ message['role'] }} {{ message['content'] }} {% endfor %}<eos>"
 
@@ -121,6 +123,13 @@ def test_conversations_and_text_in_one_file_become_conversations(tmp_path, check
         ({"messages": "a"}, '"messages" must be a list of messages, found text'),
         ({"prompt": "a", "response": "b", "id": 1.5}, '"id" must be text or a whole number'),
         ({"prompt": "a", "response": "\ud800"}, "lone surrogate"),
+        ({"prompt": "a", "response": "b", "note": "half \ud83d"}, '"note" holds a lone surrogate at character 5'),
+        ({"prompt": "a", "response": "b", "notes": [{"k": "\ud83d"}]}, '"notes" holds a lone surrogate'),
+        ({"prompt": "a", "response": "b", "text": "\ud83d"}, '"text" holds a lone surrogate'),
+        ({"prompt": "a", "response": "b", "\ud83d": 1}, "lone surrogate"),
+        ({"prompt": "a", "chosen": "b", "rejected": "c", "margin": "\ud83d"}, '"margin" holds a lone surrogate'),
+        ({"messages": [{"role": "assistant", "content": "a", "\ud83d": None}]}, '"messages" holds a lone surrogate'),
+        ({"messages": [{"role": "assistant", "tool_calls": ["\ud83d"]}]}, '"messages" holds a lone surrogate'),
     ],
 )
 def test_what_cannot_be_scored_says_why(row, problem):
@@ -299,6 +308,25 @@ def test_processes_share_the_chunks_and_give_the_same_file(tmp_path, checkpoint)
     assert finished.stdout.count("Rewards in") == 1
 
 
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_half_an_emoji_costs_its_row_only(tmp_path, checkpoint, suffix):
+    row = answers(1)[0]
+    bad = [row | {"note": "half \ud83d"}, {"\ud83d": 1}, row | {"\ud83d": "x"}, row | {"id": "\ud83d"}]
+    data = write_rows(tmp_path / "rows.jsonl", [*bad, row | {"note": "whole 😀"}])
+    summary = run(checkpoint, data, tmp_path / f"out{suffix}")
+    assert (summary["counts"]["scored"], summary["counts"]["malformed"]) == (1, 4)
+    assert summary["reasons"][0] == {
+        "row": 1,
+        "reason": '"note" holds a lone surrogate at character 5: not valid Unicode',
+    }
+    assert "(columns: \\ud83d)" in summary["reasons"][1]["reason"]
+    table = tmp_path / f"out{suffix}"
+    [found] = list(read_jsonl(table)) if suffix == ".jsonl" else parquet.read_table(table).to_pylist()
+    assert found["note"] == "whole 😀"
+    with pytest.raises(DataError, match=r'row 1: "note" holds a lone surrogate .*--on_malformed skip'):
+        run(checkpoint, data, tmp_path / f"stopped{suffix}", on_malformed="stop")
+
+
 # Sources and outputs
 
 
@@ -319,6 +347,36 @@ def test_parquet_keeps_types_and_turns_what_varies_into_text(tmp_path, checkpoin
     assert [row["tags"] for row in found] == [["a"]] * 4 + [[]] * 4
     assert found[4]["late"] == {"k": 2}
     assert found[0]["bare"] == "{}"
+
+
+@pytest.mark.parametrize("rows_at_once", [1, 4_096])  # types that differ meet within a batch, or between two
+def test_a_column_that_parquet_cannot_hold_is_kept_as_text(tmp_path, monkeypatch, rows_at_once):
+    monkeypatch.setattr(parquet_module, "ROW_GROUP", rows_at_once)
+    columns = {
+        "empty": [{"a": {"b": {}}}, None],
+        "empty_in_list": [{"a": [{}]}, {"a": []}],
+        "huge": [2**70, 1],
+        "unsigned": [2**63, -1],
+        "inside": [{"n": [2**70]}, {"n": [1]}],
+        "beyond_double": [2**53 + 1, 0.5],
+        "beyond_double_inside": [{"n": 0.5}, {"n": 2**53 + 1}],
+        "deep": [json.loads('{"a":' * 400 + "{}" + "}" * 400), None],
+    }
+    held = {
+        "grows": [{"a": {}}, {"a": {"b": 1}}],
+        "nulls": [{"role": "user", "calls": None}, {"role": "user", "calls": None}],
+        "wide": [2**62, None],
+        "number": [1, 0.5],
+        "list": [[], [1]],
+    }
+    rows = [{name: cells[index] for name, cells in (columns | held).items()} for index in range(2)]
+    write_parquet(tmp_path / "a.parquet", lambda: [json.dumps(row) for row in rows])
+    found = parquet.read_table(tmp_path / "a.parquet").to_pydict()
+    for name, cells in columns.items():
+        assert [None if cell is None else json.loads(cell) for cell in found[name]] == cells, name
+    assert found["grows"] == [{"a": {"b": None}}, {"a": {"b": 1}}]
+    for name in set(held) - {"grows"}:
+        assert found[name] == held[name]
 
 
 def test_every_source_gives_the_same_rewards(tmp_path, checkpoint, monkeypatch):
