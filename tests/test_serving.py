@@ -19,7 +19,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipe
 from normbt import cli
 from normbt.expected import TEXTS, write_expected_scores
 from normbt.results import EXPECTED_FILE, read_expected_scores
-from normbt.serving import diagnose, verify_server
+from normbt.serving import Verdict, diagnose, verify_server
 from test_train import train
 from test_trainer import word_pairs
 from tiny import tiny_model
@@ -177,7 +177,7 @@ class StandIn:
 
 
 @contextmanager
-def running(stand_in: StandIn | None, *, status: int = 200, body: bytes | None = None) -> Iterator[str]:
+def running(stand_in: "StandIn | Recorded | None", *, status: int = 200, body: bytes | None = None) -> Iterator[str]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             root = stand_in.root if stand_in else "nowhere"
@@ -260,7 +260,7 @@ def test_a_server_that_is_wrong_is_told_what_it_does(chatting, mistake, capsys):
 def test_a_server_of_another_model_of_one_text_is_no_known_mistake(chatting):
     record = read_expected_scores(chatting)
     right = [score["score"] for score in record["scores"]]
-    assert diagnose(record, [right[0] + 1, *right[1:]], 1e-3) is None
+    assert diagnose(record, [right[0] + 1, *right[1:]], "float32") is None
 
 
 def test_rounding_is_allowed_by_dtype(chatting):
@@ -270,6 +270,81 @@ def test_rounding_is_allowed_by_dtype(chatting):
     with running(StandIn(chatting, activation=rounded)) as url:
         assert not verify_server(url, chatting).agrees
         assert verify_server(url, chatting, dtype="bfloat16").agrees
+
+
+class Recorded:
+    """A server that gives each of ten texts the score it was told to; the texts are their numbers."""
+
+    paths = ("/classify",)
+
+    def __init__(self, folder: Path, served: list[float]) -> None:
+        self.root, self.served = str(folder), served
+
+    def answer(self, path: str, sent: dict[str, Any]) -> dict[str, Any]:
+        number = sent["input"] if isinstance(sent["input"], str) else sent["input"][0]
+        return {"data": [{"probs": [self.served[int(number)]]}]}
+
+
+def verdict_of(folder: Path, right: list[float], served: list[float], dtype: str, **misread: list[float]) -> Verdict:
+    record = {"schema_version": 1, "kind": "expected_scores", "dtype": "float32", "conversational": False}
+    scores = [
+        {"name": f"text {i}", "prompt": "", "response": "", "text": str(i), "add_special_tokens": True,
+         "token_ids": [i], "score": score, "misreadings": {name: scores[i] for name, scores in misread.items()}}
+        for i, score in enumerate(right)
+    ]  # fmt: skip
+    (folder / EXPECTED_FILE).write_text(json.dumps(record | {"scores": scores, "provenance": {}}))
+    with running(Recorded(folder, served)) as url:
+        return verify_server(url, dtype=dtype)
+
+
+AROUND_FIVE = [5 + 0.04 * index for index in range(10)]  # BT leaves the offset free
+
+
+def test_scores_with_an_offset_do_not_hide_a_server_that_is_wrong(tmp_path):
+    for served, words in (
+        ([5.18] * 10, "nearly the same score"),
+        (AROUND_FIVE[::-1], "No known mistake"),
+        ([*AROUND_FIVE[:9], 5.18], "No known mistake"),
+    ):
+        verdict = verdict_of(tmp_path, AROUND_FIVE, served, "bfloat16")
+        assert not verdict.agrees
+        assert words in verdict.diagnosis
+    assert [comparison.agrees for comparison in verdict.comparisons] == [True] * 9 + [False]
+    rounded = [float(torch.tensor(score).bfloat16()) for score in AROUND_FIVE]
+    assert verdict_of(tmp_path, AROUND_FIVE, rounded, "bfloat16").agrees
+    shifted = [score + 0.1 for score in rounded]  # an error that all share
+    assert verdict_of(tmp_path, AROUND_FIVE, shifted, "bfloat16").agrees
+
+
+def test_agreement_that_shows_nothing_is_no_agreement(tmp_path):
+    close = [5 + 0.01 * index for index in range(10)]
+    verdict = verdict_of(tmp_path, close, close, "bfloat16")
+    assert all(comparison.agrees for comparison in verdict.comparisons)
+    assert not verdict.agrees
+    assert "cannot be told at this precision: the expected scores are within 0.09" in verdict.diagnosis
+    assert verdict_of(tmp_path, close, close, "float32").agrees
+    assert not verdict_of(tmp_path, [1.0] * 10, [1.0] * 10, "float32").agrees
+
+
+def test_scores_nearer_to_a_known_mistake_are_no_agreement(tmp_path):
+    right = [2.0 * index - 9 for index in range(10)]
+    mistaken = [score + (-1) ** index * 0.3 for index, score in enumerate(right)]
+    near = [score + 0.4 * (other - score) for score, other in zip(right, mistaken, strict=True)]
+    far = [score + 0.6 * (other - score) for score, other in zip(right, mistaken, strict=True)]
+    assert verdict_of(tmp_path, right, near, "bfloat16", late=mistaken).agrees
+    verdict = verdict_of(tmp_path, right, far, "bfloat16", late=mistaken)
+    assert all(comparison.agrees for comparison in verdict.comparisons)
+    assert not verdict.agrees
+    assert "whether the server is right or reads each text late" in verdict.diagnosis
+    harmless = [score + 1e-3 for score in right]  # bfloat16 cannot even write the difference
+    assert verdict_of(tmp_path, right, harmless, "bfloat16", late=harmless).agrees
+
+
+def test_what_cannot_be_told_is_status_1(tmp_path, capsys):
+    verdict_of(tmp_path, [1.0] * 10, [1.0] * 10, "float32")  # writes the record
+    with running(Recorded(tmp_path, [1.0] * 10)) as url:
+        assert cli.main(["verify-server", url]) == 1
+    assert "does not show that it is right" in capsys.readouterr().out.replace("\n", " ")
 
 
 def refusals(chatting: Path, tmp_path: Path) -> dict[str, tuple[Any, list[str], str]]:

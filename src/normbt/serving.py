@@ -2,21 +2,43 @@
 
 import json
 import math
+import statistics
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from normbt.errors import ConfigError, DataError
 from normbt.results import EXPECTED_FILE, ExpectedScores, read_expected_scores
 
 TOLERANCES = {"float32": 1e-3, "float16": 1e-2, "bfloat16": 5e-2}
-"""Largest difference that rounding explains, as a share of the largest expected score, by the dtype of the server."""
+"""What rounding explains, by the dtype of the server: of a score as a share of the largest expected one, of the
+differences between texts as a share of their spread."""
+
+ROUNDING = {"float32": 1e-5, "float16": 2e-3, "bfloat16": 1.6e-2}
+"""What rounding does to a difference however small the spread is, as a share of the largest expected score: two units
+in the last place of 16 bits, the order of summation in 32."""
+
+_TELLING = 0.25
+"""Share of the spread up to which a tolerance tells a server that is right from one that says the same of all texts."""
 
 _TIMEOUT = 60.0
 Post = Callable[[str, dict[str, Any]], Any]
+
+
+class Tolerance(NamedTuple):
+    """How far a server that is right may be from the expected scores, in reward units.
+
+    Attributes:
+        score: of any text.
+        difference: of any text once the error that all texts share is taken off. BT leaves the offset of rewards free:
+            what a model says is in the differences, and a small share of scores around 5 may be more than all of them.
+    """
+
+    score: float
+    difference: float
 
 
 @dataclass(frozen=True)
@@ -36,21 +58,22 @@ class Verdict:
     Attributes:
         endpoint: the path that answered.
         model: the model as the server names it; empty if it does not say.
-        tolerance: largest difference allowed, in reward units.
+        tolerance: what was allowed.
         comparisons: one for each text.
-        diagnosis: what the server does instead, in words; None when all agree.
+        diagnosis: what the server does instead, or why agreement does not show that it is right, in words; None when
+            it is right.
     """
 
     endpoint: str
     model: str
-    tolerance: float
+    tolerance: Tolerance
     comparisons: tuple[Comparison, ...]
     diagnosis: str | None
 
     @property
     def agrees(self) -> bool:
-        """Whether every text got its expected score."""
-        return all(comparison.agrees for comparison in self.comparisons)
+        """Whether every text got its expected score, and a server that is wrong would not have been taken for right."""
+        return self.diagnosis is None and all(comparison.agrees for comparison in self.comparisons)
 
 
 def verify_server(url: str, checkpoint: str | Path | None = None, *, dtype: str | None = None) -> Verdict:
@@ -81,48 +104,59 @@ def verify_server(url: str, checkpoint: str | Path | None = None, *, dtype: str 
             f"{url} does not serve a folder of this machine with {EXPECTED_FILE}: name it with --checkpoint DIR."
         )
     expected = read_expected_scores(folder)
-    known = [score["score"] for score in expected["scores"]]
-    tolerance = TOLERANCES[dtype or _known_dtype(expected)] * max(max(map(abs, known)), 1e-6)
+    dtype = dtype or _known_dtype(expected)
+    tolerance = tolerances(expected, dtype)
     served = server.scores(expected)
+    right = _right(expected)
     comparisons = tuple(
-        Comparison(score["name"], score["score"], value, _close(value, score["score"], tolerance))
-        for score, value in zip(expected["scores"], served, strict=True)
+        Comparison(score["name"], score["score"], value, agrees)
+        for score, value, agrees in zip(expected["scores"], served, _agreement(served, right, tolerance), strict=True)
     )
-    diagnosis = None
-    if not all(comparison.agrees for comparison in comparisons):
-        diagnosis = diagnose(expected, served, tolerance)
-        if diagnosis is None:
-            diagnosis = _ask_again(server, expected, tolerance)
+    if all(comparison.agrees for comparison in comparisons):
+        diagnosis = _undecided(expected, served, dtype)
+    else:
+        diagnosis = diagnose(expected, served, dtype) or _ask_again(server, expected, dtype)
     return Verdict(server.endpoint, model, tolerance, comparisons, diagnosis)
 
 
-def diagnose(expected: ExpectedScores, served: Sequence[float], tolerance: float) -> str | None:
+def tolerances(expected: ExpectedScores, dtype: str) -> Tolerance:
+    """What a server that computes in this dtype is allowed.
+
+    Args:
+        expected: the model's own scores.
+        dtype: a key of :data:`TOLERANCES`.
+    """
+    right = _right(expected)
+    return Tolerance(
+        TOLERANCES[dtype] * max(*map(abs, right), 1e-6),
+        max(TOLERANCES[dtype] * _spread(right), _rounding(right, dtype)),
+    )
+
+
+def diagnose(expected: ExpectedScores, served: Sequence[float], dtype: str) -> str | None:
     """What a server does to give these scores; None when nothing that is known explains all of them.
 
     Args:
         expected: the model's own scores, and what they would be under known mistakes.
         served: the server's, in the same order.
-        tolerance: largest difference that counts as equal, in reward units.
+        dtype: what the server computes in, a key of :data:`TOLERANCES`.
 
     Returns:
         One sentence with the remedy.
     """
-    right = [score["score"] for score in expected["scores"]]
-    readings = {"": right}
-    for name in _common_misreadings(expected):
-        readings[name] = [score["misreadings"][name] for score in expected["scores"]]
-    for name, scores in readings.items():
-        if name and _all_close(served, scores, tolerance):
+    right, misreadings, tolerance = _right(expected), _misreadings(expected), tolerances(expected, dtype)
+    for name, scores in sorted(misreadings.items(), key=lambda reading: math.dist(served, reading[1])):
+        if all(_agreement(served, scores, tolerance)):
             return f"The server reads each text {name}{_REMEDIES.get(name, '')}."
     # An activation squeezes differences: at most a quarter of them is left of it.
-    for name, scores in readings.items():
+    for name, scores in {"": right, **misreadings}.items():
         squeezed = [_sigmoid(value) for value in scores]
-        if _all_close(served, squeezed, min(tolerance, 0.05)):
+        if all(_agreement(served, squeezed, Tolerance(min(tolerance.score, 0.05), math.inf))):
             also = f", and reads each text {name}{_REMEDIES.get(name, '')}" if name else ""
             return f"The server applies a sigmoid to the score{also}. {_RAW}"
     if all(value == 1.0 for value in served):
         return f"The server applies a softmax over one label, which is always 1. {_RAW}"
-    if _all_close(served, [-value for value in right], tolerance):
+    if all(_agreement(served, [-value for value in right], tolerance)):
         return "The server gives the scores with the opposite sign."
     return None
 
@@ -135,19 +169,41 @@ _REMEDIES = {
 }
 
 
-def _ask_again(server: "_Server", expected: ExpectedScores, tolerance: float) -> str:
+def _undecided(expected: ExpectedScores, served: Sequence[float], dtype: str) -> str | None:
+    """Why scores that agree do not show that the server is right; None when they do."""
+    right = _right(expected)
+    spread, difference = _spread(right), tolerances(expected, dtype).difference
+    if difference > _TELLING * spread:
+        return (
+            f"It cannot be told at this precision: the expected scores are within {spread:.2g} of each other, and "
+            f"differences that {dtype} explains reach {difference:.2g}.{_FINER if dtype != 'float32' else ''}"
+        )
+    for name, scores in _misreadings(expected).items():
+        # A mistake that changes no score by more than rounding does is no mistake of the scores.
+        harmless = max(abs(one - other) for one, other in zip(scores, right, strict=True)) <= _rounding(right, dtype)
+        if not harmless and math.dist(served, scores) <= math.dist(served, right):
+            return (
+                f"It cannot be told at this precision whether the server is right or reads each text {name}"
+                f"{_REMEDIES.get(name, '')}; its scores are at least as near to those.{_FINER}"
+            )
+    return None
+
+
+_FINER = " Start it in float32 and ask again with --dtype float32."
+
+
+def _ask_again(server: "_Server", expected: ExpectedScores, dtype: str) -> str:
     """Send token ids instead of texts: is it the tokenizer or the model?"""
-    right = [score["score"] for score in expected["scores"]]
+    right = _right(expected)
     served = server.scores(expected, as_tokens=True)
-    if _all_close(served, right, tolerance):
+    if all(_agreement(served, right, tolerances(expected, dtype))):
         return (
             "The scores of token ids agree: the server makes other tokens of the texts (another tokenizer, or options)."
         )
-    of_tokens = diagnose(expected, served, tolerance)
+    of_tokens = diagnose(expected, served, dtype)
     if of_tokens is not None:
         return f"{of_tokens} That is so for token ids; of the texts it makes other tokens besides."
-    spread = max(right) - min(right)
-    if max(served) - min(served) < 1e-3 * spread:
+    if _spread(served) < 1e-3 * _spread(right):
         return "The server gives every text nearly the same score: its head is not this model's."
     return "No known mistake explains the scores: another model, another head, or lower precision than assumed."
 
@@ -237,17 +293,32 @@ def _known_dtype(expected: ExpectedScores) -> str:
     return expected["dtype"]
 
 
-def _common_misreadings(expected: ExpectedScores) -> list[str]:
-    first, *others = (score["misreadings"] for score in expected["scores"])
-    return [name for name in first if all(name in other for other in others)]
+def _right(expected: ExpectedScores) -> list[float]:
+    return [score["score"] for score in expected["scores"]]
 
 
-def _all_close(values: Sequence[float], others: Sequence[float], tolerance: float) -> bool:
-    return all(_close(one, other, tolerance) for one, other in zip(values, others, strict=True))
+def _misreadings(expected: ExpectedScores) -> dict[str, list[float]]:
+    """The scores of each mistake that can be made of every text."""
+    every = [score["misreadings"] for score in expected["scores"]]
+    return {name: [scores[name] for scores in every] for name in every[0] if all(name in scores for scores in every)}
 
 
-def _close(value: float, other: float, tolerance: float) -> bool:
-    return math.isfinite(value) and abs(value - other) <= tolerance
+def _agreement(served: Sequence[float], scores: Sequence[float], tolerance: Tolerance) -> list[bool]:
+    """Which of the served scores are those: near them, and as far from each other."""
+    errors = [value - score for value, score in zip(served, scores, strict=True)]
+    shared = statistics.median([error for error in errors if math.isfinite(error)] or [0.0])
+    return [
+        math.isfinite(error) and abs(error) <= tolerance.score and abs(error - shared) <= tolerance.difference
+        for error in errors
+    ]
+
+
+def _spread(scores: Sequence[float]) -> float:
+    return max(scores) - min(scores)
+
+
+def _rounding(right: Sequence[float], dtype: str) -> float:
+    return ROUNDING[dtype] * max(*map(abs, right), 1e-6)
 
 
 def _sigmoid(value: float) -> float:

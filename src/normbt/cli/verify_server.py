@@ -39,9 +39,13 @@ def verify_server(
         table.add_row(row.name, f"{row.expected:.6g}", f"{row.served:.6g}", difference, mark)
     page.print(table)
     asked = f"{escape(url)}{verdict.endpoint}"
+    score, difference = verdict.tolerance
     if verdict.agrees:
-        output.print(f"{asked} gives the raw scores of the model (to {verdict.tolerance:.2g}).")
+        output.print(f"{asked} gives the raw scores of the model (to {score:.2g}, differences to {difference:.2g}).")
         return 0
-    output.print(f"{asked} differs from the model by more than {verdict.tolerance:.2g}.")
+    if all(row.agrees for row in verdict.comparisons):
+        output.print(f"{asked} is as near to the model as rounding explains, which does not show that it is right.")
+    else:
+        output.print(f"{asked} differs from the model by more than {score:.2g}, or {difference:.2g} between texts.")
     output.print(Text(verdict.diagnosis or ""))
     return DIFFERENT
