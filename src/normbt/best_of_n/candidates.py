@@ -11,8 +11,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from normbt.errors import DataError
-from normbt.pairs import belongs, no_row_of_split, open_source
-from normbt.pairs.check import Malformed, require_storable
+from normbt.pairs import open_source
+from normbt.pairs.check import Malformed, belongs, no_row_of_split, require_storable
 from normbt.pairs.files import Unreadable
 from normbt.pairs.report import readable
 from normbt.results import Parts, read_json, require_same_run, write_json, write_jsonl, write_lines

@@ -12,7 +12,8 @@ from normbt.best_of_n.pool import Pool, read_pool
 from normbt.best_of_n.table import render_markdown
 from normbt.errors import ConfigError
 from normbt.moments import moments_of
-from normbt.pairs import belongs, open_source
+from normbt.pairs import open_source
+from normbt.pairs.check import belongs
 from normbt.pairs.files import Unreadable
 from normbt.results import (
     BEST_OF_N_FILE,

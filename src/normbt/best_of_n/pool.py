@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from normbt.errors import ConfigError, DataError
-from normbt.pairs import DataReport, belongs, no_row_of_split, open_source
+from normbt.pairs import DataReport, open_source
+from normbt.pairs.check import belongs, no_row_of_split
 from normbt.pairs.files import Unreadable
 from normbt.pairs.report import REASONS_KEPT
 from normbt.pairs.texts import ANSWER_COLUMNS

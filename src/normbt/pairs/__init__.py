@@ -1,18 +1,8 @@
 """Preference pairs: read them from where they are, check every row, count what is dropped and why."""
 
-from normbt.pairs.check import as_conversation, belongs, check_rows, no_row_of_split
+from normbt.pairs.check import as_conversation, check_rows
 from normbt.pairs.read import read_pairs
 from normbt.pairs.report import DataReport, LiveReport, Tally
 from normbt.pairs.sources import open_source
 
-__all__ = [
-    "DataReport",
-    "LiveReport",
-    "Tally",
-    "as_conversation",
-    "belongs",
-    "check_rows",
-    "no_row_of_split",
-    "open_source",
-    "read_pairs",
-]
+__all__ = ["DataReport", "LiveReport", "Tally", "as_conversation", "check_rows", "open_source", "read_pairs"]

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from normbt.errors import DataError
-from normbt.pairs import DataReport, Tally, belongs, no_row_of_split, open_source
-from normbt.pairs.check import Malformed, require_storable
+from normbt.pairs import DataReport, Tally, open_source
+from normbt.pairs.check import Malformed, belongs, no_row_of_split, require_storable
 from normbt.suites.base import Item
 
 T = TypeVar("T")
