@@ -324,6 +324,19 @@ def test_runs_with_other_settings_are_refused(tmp_path, checkpoint, many_pairs):
         run_experiment(parse_recipe(values), tmp_path)
 
 
+def test_a_token_in_a_recipe_is_in_no_result(tmp_path, checkpoint, many_pairs, monkeypatch):
+    values = recipe_values(checkpoint, many_pairs, seeds=[0], methods={"bt": {"weighting": "none"}})
+    values["train"] |= {"hub_token": "hf_abc"}
+    monkeypatch.setattr(sys, "argv", ["normbt", "experiment", "r.yaml", "--set", "train.hub_token=hf_abc"])
+    summary = run_experiment(parse_recipe(values), tmp_path)
+    assert summary["recipe"]["train"]["hub_token"] == "***"
+    results = [*tmp_path.rglob("*.json"), *tmp_path.rglob("*.jsonl")]
+    assert tmp_path / "experiment.json" in results
+    assert [file for file in results if "hf_abc" in file.read_text(encoding="utf-8")] == []
+    values["train"] |= {"hub_token": "hf_def"}  # another token is no other setting
+    assert run_experiment(parse_recipe(values), tmp_path)["missing"] == []
+
+
 def test_a_run_cut_short_is_not_continued_with_other_settings(tmp_path, checkpoint, many_pairs):
     values = recipe_values(checkpoint, many_pairs, seeds=[0], methods={"bt": {"weighting": "none"}})
     values["train"] |= {"save_strategy": "steps", "save_steps": 1}

@@ -193,6 +193,39 @@ def test_provenance_hides_secrets_and_names_versions(monkeypatch):
     assert record["created"].endswith("+00:00")
 
 
+@pytest.mark.parametrize(
+    ("argument", "shown"),
+    [
+        ("train.hub_token=hf_abc", "train.hub_token=***"),
+        ("--set=train.hub_token=hf_abc", "--set=train.hub_token=***"),
+        ("train={seed: 1, hub_token: 'hf_abc def', x: 2}", "train={seed: 1, hub_token:***"),
+        ('train={"hub_token": "hf_abc"}', 'train={"hub_token":***'),
+        ("--password=hf_abc hf_def", "--password=***"),
+        ("train.eos_token=</s>", "train.eos_token=</s>"),
+        ("train.max_length=512", "train.max_length=512"),
+    ],
+)
+def test_a_secret_inside_an_argument_is_hidden(monkeypatch, argument, shown):
+    monkeypatch.setattr(sys, "argv", ["normbt", "experiment", "r.yaml", "--set", argument, "--seed", "3"])
+    assert provenance(config={})["command"][3:] == ["--set", shown, "--seed", "3"]
+
+
+def test_secrets_are_hidden_at_any_depth_and_nothing_else_is():
+    settings = {
+        "train": {"hub_token": "hf_abc", "eos_token": "</s>", "token": None},
+        "methods": {"per-token": {"weighting": "none", "proxies": [{"api_key": "hf_def"}, 1]}},
+        "tokens": (1, 2),
+        "push_token": ["hf_ghi"],
+    }
+    assert provenance(config=settings)["config"] == {
+        "train": {"hub_token": "***", "eos_token": "</s>", "token": None},
+        "methods": {"per-token": {"weighting": "none", "proxies": [{"api_key": "***"}, 1]}},
+        "tokens": (1, 2),
+        "push_token": ["***"],
+    }
+    assert settings["train"]["hub_token"] == "hf_abc"
+
+
 def test_the_commit_is_that_of_a_checkout_and_only_of_a_checkout(tmp_path, monkeypatch):
     source = tmp_path / "repository" / "results.py"
     source.parent.mkdir()

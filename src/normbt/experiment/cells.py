@@ -13,7 +13,7 @@ from normbt.completeness import checkpoints_in
 from normbt.errors import StateError
 from normbt.experiment.recipe import MODEL, Recipe
 from normbt.experiment.training_sets import PreparedSet
-from normbt.results import CELL_FILE, CellRecord, read_json
+from normbt.results import CELL_FILE, CellRecord, hide_secrets, read_json
 
 SETTINGS_FILE = "train.yaml"
 
@@ -130,7 +130,8 @@ def read_cell(folder: Path, settings: Mapping[str, Any]) -> CellRecord | None:
         found = yaml.safe_load(begun.read_text(encoding="utf-8"))
     else:
         return None
-    wanted = json.loads(json.dumps(settings))
+    # Secrets are hidden in the record, and another token is no other setting.
+    found, wanted = hide_secrets(found), hide_secrets(json.loads(json.dumps(settings)))
     names = sorted((wanted.keys() | found.keys()) - set(_PATHS))
     changed = [name for name in names if wanted.get(name) != found.get(name)]
     if changed:

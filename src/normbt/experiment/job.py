@@ -44,6 +44,7 @@ from normbt.results import (
     ExperimentComparison,
     ExperimentSummary,
     RateSearch,
+    hide_secrets,
     provenance,
     read_evaluation,
     read_json,
@@ -163,7 +164,7 @@ class _Experiment:
                 method=cell.method,
                 learning_rate=cell.learning_rate,
                 seed=cell.seed,
-                settings=self._settings(cell),
+                settings=hide_secrets(self._settings(cell)),
                 seconds=time.perf_counter() - started,
                 provenance=provenance(
                     config=self._settings(cell), seed=cell.seed, data=[self.sets[cell.training_set].record["source"]]
@@ -250,7 +251,7 @@ class _Experiment:
             schema_version=SCHEMA_VERSION,
             kind="experiment",
             name=self.recipe.name,
-            recipe=self.recipe.to_dict(),
+            recipe=hide_secrets(self.recipe.to_dict()),
             training_sets={name: prepared.record for name, prepared in self.sets.items()},
             search=search,
             cells=[self._scores(cell, record) for cell, record in records.items()],

@@ -84,6 +84,7 @@ from normbt.results.origin import (
     DATA_REPORT_FILE,
     RECORDED_PACKAGES,
     Provenance,
+    hide_secrets,
     provenance,
 )
 from normbt.results.parts import (
@@ -174,6 +175,7 @@ __all__ = [
     "SelfCheck",
     "TrainingSetRecord",
     "Written",
+    "hide_secrets",
     "provenance",
     "read_best_of_n",
     "read_diagnosis",
