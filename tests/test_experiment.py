@@ -1,5 +1,7 @@
 """Recipes are checked whole; a grid trains, searches on validation pairs, evaluates, and goes on where it stopped."""
 
+import datetime
+import decimal
 import json
 import sys
 import types
@@ -7,17 +9,19 @@ from html import unescape
 from pathlib import Path
 from typing import Any
 
+import pyarrow as arrow
+import pyarrow.parquet as parquet
 import pytest
 
 from normbt import cli
-from normbt.errors import ConfigError, StateError
+from normbt.errors import ConfigError, DataError, StateError
 from normbt.experiment import read_recipe, run_experiment, shipped_recipes
 from normbt.experiment.rate_search import choose_rate, told
 from normbt.experiment.recipe import parse_recipe
 from normbt.experiment.running import train_model
 from normbt.experiment.training_sets import SHARES, prepare_set, share_of
 from normbt.packaged_encoder import PACKAGED_ENCODER
-from normbt.results import read_diagnosis
+from normbt.results import read_diagnosis, read_jsonl
 
 
 def recipe_values(model: Path, pairs: Path, **changes) -> dict:
@@ -143,6 +147,22 @@ def test_other_pairs_in_the_folder_are_refused(tmp_path, checkpoint, many_pairs)
     many_pairs.write_text(many_pairs.read_text() + json.dumps({"prompt": "p", "chosen": "a", "rejected": "b"}) + "\n")
     with pytest.raises(StateError, match="describes other pairs"):
         prepare_set(one, tmp_path / "set")
+
+
+def test_a_column_of_dates_and_decimals_is_kept_as_text(tmp_path, checkpoint):
+    day, price = datetime.date(2025, 1, 31), decimal.Decimal("0.10")
+    row = {"prompt": "w5", "chosen": "w6", "rejected": "w7", "day": day, "price": price, "log": {"days": [day]}}
+    file = tmp_path / "pairs.parquet"
+    parquet.write_table(arrow.Table.from_pylist([row]), file)
+    values = recipe_values(checkpoint, file, training_sets={"dated": {"source": str(file)}})
+    values["suites"] = {"all": {"suite": "pairs", "data": str(file)}}
+    one = parse_recipe(values).training_sets["dated"]
+    (written,) = read_jsonl(prepare_set(one, tmp_path / "set").files["train"])
+    assert (written["day"], written["price"], written["log"]) == ("2025-01-31", "0.10", {"days": ["2025-01-31"]})
+
+    parquet.write_table(arrow.Table.from_pylist([row | {"picture": b"\x00"}]), file)
+    with pytest.raises(DataError, match="the column picture holds bytes"):
+        prepare_set(one, tmp_path / "other")
 
 
 def test_shares_are_as_large_as_asked_for():

@@ -414,9 +414,11 @@ def test_what_json_cannot_hold_is_written_as_text_or_refused(tmp_path, checkpoin
 
     from datasets import Dataset
 
-    rows = [row | {"day": datetime.datetime(2026, 1, 2, 3)} for row in answers(3)]
+    day = datetime.datetime(2026, 1, 2, 3)
+    rows = [row | {"day": day, "log": [{"day": day}]} for row in answers(3)]
     run(checkpoint, Dataset.from_list(rows), tmp_path / "out.jsonl")
-    assert next(read_jsonl(tmp_path / "out.jsonl"))["day"] == "2026-01-02T03:00:00"
+    first = next(read_jsonl(tmp_path / "out.jsonl"))
+    assert (first["day"], first["log"]) == ("2026-01-02T03:00:00", [{"day": "2026-01-02T03:00:00"}])
     with pytest.raises(DataError, match="column picture holds bytes"):
         run(checkpoint, Dataset.from_list([row | {"picture": b"x"} for row in rows]), tmp_path / "bytes.jsonl")
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from normbt.errors import DataError, StateError
 from normbt.experiment.recipe import TrainingSet
 from normbt.pairs import DataReport, as_conversation, read_pairs
-from normbt.results import SCHEMA_VERSION, TrainingSetRecord, read_json, write_json, write_jsonl
+from normbt.results import SCHEMA_VERSION, TrainingSetRecord, json_value, read_json, write_json, write_jsonl
 from normbt.synthetic import SyntheticPair, generate_pairs
 
 SHARES = ("train", "validation", "test")
@@ -115,7 +115,7 @@ def _write(
         raise DataError(f"{report.source}: no pair is left for {' and '.join(empty)} of {len(rows):,}. Use more pairs.")
     for share in SHARES:
         if places[share]:
-            write_jsonl(folder / f"{share}.jsonl", (rows[place] for place in places[share]))
+            write_jsonl(folder / f"{share}.jsonl", (_writable(rows[place], report) for place in places[share]))
     record = TrainingSetRecord(
         schema_version=SCHEMA_VERSION,
         kind="training_set",
@@ -126,6 +126,19 @@ def _write(
     )
     write_json(folder / SET_FILE, record)  # last: where it is, the others are complete
     return record
+
+
+def _writable(row: Mapping[str, Any], report: DataReport) -> dict[str, Any]:
+    values = {}
+    for name, value in row.items():
+        try:
+            values[name] = json_value(value)
+        except TypeError as problem:
+            raise DataError(
+                f"{report.source}: the column {name} holds {problem}, which a file of pairs cannot carry. "
+                "Drop the column from the data."
+            ) from problem
+    return values
 
 
 def _prompt(row: Mapping[str, Any]) -> Any:

@@ -73,6 +73,7 @@ from normbt.results.experiment import (
 from normbt.results.files import (
     SCHEMA_VERSION,
     Written,
+    json_value,
     read_json,
     read_jsonl,
     write_json,
@@ -176,6 +177,7 @@ __all__ = [
     "TrainingSetRecord",
     "Written",
     "hide_secrets",
+    "json_value",
     "provenance",
     "read_best_of_n",
     "read_diagnosis",

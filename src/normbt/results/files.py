@@ -5,6 +5,8 @@ infinities) become ``null``, are counted, and are named in a warning.
 """
 
 import contextlib
+import datetime
+import decimal
 import hashlib
 import json
 import logging
@@ -83,6 +85,35 @@ def write_jsonl(path: str | os.PathLike[str], rows: Iterable[Mapping[str, Any]])
     digest = _write_atomically(Path(path), lines())
     _warn_about_nulls(path, nulls, first)
     return Written(rows=count, nulls=nulls, sha256=digest)
+
+
+def json_value(value: Any) -> Any:
+    """A value of somebody's data as a file of results carries it: dates and times in ISO form, decimals as text.
+
+    Args:
+        value: what a cell of a JSON or Parquet file holds, lists and mappings of these included.
+
+    Returns:
+        The value in the types of JSON.
+
+    Raises:
+        TypeError: it holds something else; the message is the name of its type.
+
+    Example:
+        >>> json_value({"when": datetime.date(2025, 1, 31), "prices": [decimal.Decimal("0.10")]})
+        {'when': '2025-01-31', 'prices': ['0.10']}
+    """
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    if isinstance(value, datetime.datetime | datetime.date | datetime.time):
+        return value.isoformat()
+    if isinstance(value, decimal.Decimal):
+        return str(value)
+    if isinstance(value, list | tuple):
+        return [json_value(one) for one in value]
+    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+        return {key: json_value(one) for key, one in value.items()}
+    raise TypeError(type(value).__name__)
 
 
 def write_lines(path: str | os.PathLike[str], lines: Iterable[str]) -> Written:

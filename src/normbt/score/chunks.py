@@ -1,7 +1,5 @@
 """A source in chunks of rows, and what becomes of one chunk: the rows with their rewards, and its counts."""
 
-import datetime
-import decimal
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -17,7 +15,7 @@ from normbt.pairs.files import Row
 from normbt.pairs.report import REASONS_KEPT, readable
 from normbt.pairs.sources import Source
 from normbt.pairs.texts import Kind, ScorableRow, scorable_row
-from normbt.results import Normalisation, ScoringCounts
+from normbt.results import Normalisation, ScoringCounts, json_value
 from normbt.scoring import Progress, score
 
 OnMalformed = Literal["skip", "stop"]
@@ -183,16 +181,13 @@ class ChunkScorer:
         return ({} if "id" in carried else {"id": row.identity}) | carried | added
 
     def _json_value(self, name: str, value: Any) -> Any:
-        if value is None or isinstance(value, str | bool | int | float | list | dict):
-            return value
-        if isinstance(value, datetime.datetime | datetime.date | datetime.time):
-            return value.isoformat()
-        if isinstance(value, decimal.Decimal):
-            return str(value)
-        raise DataError(
-            f"{self.source}: the column {name} holds {type(value).__name__}, which a file of rewards cannot carry. "
-            "Drop the column from the data."
-        )
+        try:
+            return json_value(value)
+        except TypeError as problem:
+            raise DataError(
+                f"{self.source}: the column {name} holds {problem}, which a file of rewards cannot carry. "
+                "Drop the column from the data."
+            ) from problem
 
 
 def chunks_of(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
