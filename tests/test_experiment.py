@@ -7,6 +7,7 @@ import sys
 import types
 from html import unescape
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pyarrow as arrow
@@ -21,7 +22,7 @@ from normbt.experiment.recipe import parse_recipe
 from normbt.experiment.running import train_model
 from normbt.experiment.training_sets import SHARES, prepare_set, share_of
 from normbt.packaged_encoder import PACKAGED_ENCODER
-from normbt.results import read_diagnosis, read_jsonl
+from normbt.results import read_diagnosis, read_jsonl, write_jsonl
 
 
 def recipe_values(model: Path, pairs: Path, **changes) -> dict:
@@ -161,6 +162,75 @@ def test_a_column_of_dates_and_decimals_is_kept_as_text(tmp_path, checkpoint):
     assert (written["day"], written["price"], written["log"]) == ("2025-01-31", "0.10", {"days": ["2025-01-31"]})
 
     parquet.write_table(arrow.Table.from_pylist([row | {"picture": b"\x00"}]), file)
+def shares_of(tmp_path, checkpoint, rows, **changes) -> dict[str, str]:
+    """The share of each row, by its id."""
+    file = tmp_path / "rows.jsonl"
+    write_jsonl(file, [{"id": str(number)} | row for number, row in enumerate(rows)])
+    sets = {"words": {"source": str(file), "validation": 0.25, "test": 0.25} | changes}
+    one = parse_recipe(recipe_values(checkpoint, file, training_sets=sets)).training_sets["words"]
+    files = prepare_set(one, tmp_path / "set").files
+    return {row["id"]: share for share, written in files.items() for row in read_jsonl(written)}
+
+
+def message(role: str, content: str) -> dict[str, str]:
+    return {"role": role, "content": content}
+
+
+def asked(number: int, answer: str) -> list[dict[str, str]]:
+    return [message("user", f"question {number}"), message("assistant", answer)]
+
+
+TWICE = {
+    "spelled otherwise": lambda n, again: {
+        "prompt": f"{'QUESTION' if again else 'question '} {n}",
+        "chosen": "a",
+        "rejected": "b",
+    },
+    "messages": lambda n, again: {
+        "prompt": [message("user", f"{'Question' if again else 'question'} {n}")],
+        "chosen": "a",
+        "rejected": "b",
+    },
+    "whole texts": lambda n, again: {
+        "chosen": f"Human: question {n}?\n\nAssistant: {'The sum' if again else 'Yes'}",
+        "rejected": f"Human: question {n}?\n\nAssistant: {'They' if again else 'No'}",
+    },
+    "whole conversations": lambda n, again: {
+        "chosen": [*asked(n, f"one {again}"), message("user", "go on"), message("assistant", "a")],
+        "rejected": [*asked(n, f"other {again}"), message("user", "go on"), message("assistant", "b")],
+    },
+}
+
+
+@pytest.mark.parametrize("form", TWICE)
+def test_two_pairs_of_one_prompt_are_in_one_share(tmp_path, checkpoint, form):
+    rows = [TWICE[form](number, again) for again in (False, True) for number in range(40)]
+    shares = shares_of(tmp_path, checkpoint, rows)
+    assert len(shares) == 80
+    assert set(shares.values()) == set(SHARES)
+    assert [shares[str(number)] for number in range(40)] == [shares[str(number + 40)] for number in range(40)]
+
+
+def test_the_first_spelling_decides_and_another_does_not_shift_the_sample(tmp_path, checkpoint):
+    """Where every prompt has one spelling, shares are what the hash of it says, as in the committed experiments."""
+    rows = [{"prompt": f"question {number}", "chosen": "a", "rejected": "b"} for number in range(200)]
+    asked_for = {"seed": 0, "validation": 0.25, "test": 0.25}
+    alone = [share_of(row["prompt"], **asked_for) for row in rows]
+    train = [number for number in range(200) if alone[number] == "train"]
+    moved = next(  # held out by itself, and the other spelling of a prompt that is trained on
+        spelling for number in train if share_of(spelling := f"QUESTION {number}", **asked_for) != "train"
+    )
+    place = int(moved.split()[1]) + 1
+    rows.insert(place, rows[0] | {"prompt": moved})
+    found = shares_of(tmp_path, checkpoint, rows, max_pairs=5)
+    expected = {str(number + (number >= place)) for number in Random(0).sample(train, 5)}
+    assert {name for name, share in found.items() if share == "train"} == expected
+    assert str(place) not in found  # in the training share, and not drawn
+    assert all(
+        found[str(number + (number >= place))] == share for number, share in enumerate(alone) if share != "train"
+    )
+
+
     with pytest.raises(DataError, match="the column picture holds bytes"):
         prepare_set(one, tmp_path / "other")
 
