@@ -442,6 +442,19 @@ def test_a_run_cut_short_is_not_continued_with_other_settings(tmp_path, checkpoi
         run_experiment(parse_recipe(values), tmp_path)
 
 
+def test_suites_of_prompts_are_evaluated_compared_and_continued(tmp_path, checkpoint, many_pairs):
+    styles = {"chosen": ["w5 w6", "w7", "w8"], "rejected": ["w9", "w10 w11", "w12"]}
+    rows = [{"id": str(n), "prompt": f"w{n + 13}", **styles, "domain": "math"} for n in range(4)]
+    write_jsonl(tmp_path / "rm.jsonl", rows)
+    suites = {"rm": {"suite": "rm-bench", "data": str(tmp_path / "rm.jsonl")}}
+    recipe = parse_recipe(recipe_values(checkpoint, many_pairs, seeds=[0], suites=suites, primary=["rm/math"]))
+    summary = run_experiment(recipe, tmp_path / "experiment")
+    assert [set(cell["scores"]["rm"]) for cell in summary["cells"]] == [{"headline", "math"}] * 2
+    assert [compared["suite"] for compared in summary["comparisons"]] == ["rm"]
+    (tmp_path / "rm.jsonl").unlink()  # it is read no more
+    assert scores(run_experiment(recipe, tmp_path / "experiment")) == scores(summary)
+
+
 def test_settings_that_training_refuses_stop_before_the_first_run(tmp_path, checkpoint, many_pairs):
     values = recipe_values(checkpoint, many_pairs)
     values["methods"]["normbt"] = {"weighting": "normbt", "betta": 0.5}

@@ -50,6 +50,7 @@ from normbt.results import (
     read_json,
     write_json,
 )
+    read_records,
 
 logger = logging.getLogger(__name__)
 
@@ -330,7 +331,7 @@ class _Experiment:
         if share is not None:  # which pairs these are, set.json says; their path changes when the folder is moved
             del settings["data"]
         if (folder / SUMMARY_FILE).exists():
-            summary, _ = read_evaluation(folder)
+            summary, _ = read_records(folder)
             _require_equal_settings(summary["provenance"]["config"], settings, folder)
             return summary
         if share is not None:
@@ -344,7 +345,7 @@ class _Experiment:
     def _scores(self, cell: Cell, record: CellRecord) -> ExperimentCell:
         scores = {}
         for name in self.recipe.suites:
-            summary, _ = read_evaluation(self._summary_file(cell, name).parent)
+            summary, _ = read_records(self._summary_file(cell, name).parent)
             parts = summary["sections"] or summary["categories"]
             scores[name] = {HEADLINE: summary["score"]["value"]} | {part: one["value"] for part, one in parts.items()}
         return ExperimentCell(
