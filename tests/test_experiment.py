@@ -89,6 +89,24 @@ def test_every_problem_of_a_recipe_is_named_at_once(checkpoint, many_pairs):
         ({"learning_rates": ["1e-5"], "training_sets": {"a": {"source": "x", "test": 0.5}}}, "take it out"),
         ({"suites": {"rb": {"data": "x"}}}, "suite is missing"),
         ({"suites": {"diagnosis": {"suite": "pairs"}}}, "holds something else"),
+        (
+            {"suites": {"rb": {"suite": "rewardbensch"}}},
+            "suites.rb.suite: no suite rewardbensch; did you mean rewardbench",
+        ),
+        ({"suites": {"own": {"suite": "pairs"}}}, "suites.own.data: pairs has no data of its own"),
+        ({"suites": {"own": {"suite": "held-out", "data": "x"}}}, "suites.own.data: `held-out` is the test share"),
+        ({"suites": {"own": {"suite": "held-out", "split": "test"}}}, "suites.own.split: `held-out` is the test share"),
+        ({"suites": {"own": {"suite": "held-out", "limit": 0}}}, "suites.own.limit: wanted a positive number"),
+        ({"evaluation": {"max_lenght": 5}}, "evaluation.max_lenght: unknown; did you mean max_length"),
+        ({"evaluation": {"data": "x"}}, "evaluation.data: it is of each of the `suites`"),
+        ({"evaluation": {"model": "x"}}, "evaluation.model: it is chosen for each model"),
+        ({"evaluation": {"max_length": "long"}}, "evaluation.max_length: wanted int or null, found 'long'"),
+        ({"evaluation": {"template": "caht"}}, "evaluation.template: wanted auto or chat or plain, found 'caht'"),
+        ({"evaluation": {"resamples": 0}}, "evaluation.resamples must be at least 1"),
+        (
+            {"evaluation": {"limit": 5}, "suites": {"own": {"suite": "held-out", "limit": 3}}},
+            "evaluation.limit: suites.own has one of its own",
+        ),
         ({"diagnose": -1}, "diagnose: wanted a number of pairs"),
         ({"diagnose": True}, "diagnose: wanted a number of pairs"),
         (
@@ -112,6 +130,8 @@ def test_a_missing_recipe_and_a_bad_override(tmp_path):
     file.write_text("name: a\n", encoding="utf-8")
     with pytest.raises(ConfigError, match=r"wanted key\.key=value"):
         read_recipe(file, overrides=["seeds"])
+    with pytest.raises(ConfigError, match=r"--set train\.x=\[1 line 1: not valid YAML"):
+        read_recipe(file, overrides=["train.x=[1"])
 
 
 def test_an_override_reaches_its_place(tmp_path, checkpoint, many_pairs):
@@ -142,26 +162,6 @@ def test_shares_split_by_prompt_and_lose_nothing(tmp_path, checkpoint, many_pair
     assert prepare_set(one, tmp_path / "set") == prepared
 
 
-def test_other_pairs_in_the_folder_are_refused(tmp_path, checkpoint, many_pairs):
-    one = parse_recipe(recipe_values(checkpoint, many_pairs)).training_sets["words"]
-    prepare_set(one, tmp_path / "set")
-    many_pairs.write_text(many_pairs.read_text() + json.dumps({"prompt": "p", "chosen": "a", "rejected": "b"}) + "\n")
-    with pytest.raises(StateError, match="describes other pairs"):
-        prepare_set(one, tmp_path / "set")
-
-
-def test_a_column_of_dates_and_decimals_is_kept_as_text(tmp_path, checkpoint):
-    day, price = datetime.date(2025, 1, 31), decimal.Decimal("0.10")
-    row = {"prompt": "w5", "chosen": "w6", "rejected": "w7", "day": day, "price": price, "log": {"days": [day]}}
-    file = tmp_path / "pairs.parquet"
-    parquet.write_table(arrow.Table.from_pylist([row]), file)
-    values = recipe_values(checkpoint, file, training_sets={"dated": {"source": str(file)}})
-    values["suites"] = {"all": {"suite": "pairs", "data": str(file)}}
-    one = parse_recipe(values).training_sets["dated"]
-    (written,) = read_jsonl(prepare_set(one, tmp_path / "set").files["train"])
-    assert (written["day"], written["price"], written["log"]) == ("2025-01-31", "0.10", {"days": ["2025-01-31"]})
-
-    parquet.write_table(arrow.Table.from_pylist([row | {"picture": b"\x00"}]), file)
 def shares_of(tmp_path, checkpoint, rows, **changes) -> dict[str, str]:
     """The share of each row, by its id."""
     file = tmp_path / "rows.jsonl"
@@ -231,6 +231,26 @@ def test_the_first_spelling_decides_and_another_does_not_shift_the_sample(tmp_pa
     )
 
 
+def test_other_pairs_in_the_folder_are_refused(tmp_path, checkpoint, many_pairs):
+    one = parse_recipe(recipe_values(checkpoint, many_pairs)).training_sets["words"]
+    prepare_set(one, tmp_path / "set")
+    many_pairs.write_text(many_pairs.read_text() + json.dumps({"prompt": "p", "chosen": "a", "rejected": "b"}) + "\n")
+    with pytest.raises(StateError, match="describes other pairs"):
+        prepare_set(one, tmp_path / "set")
+
+
+def test_a_column_of_dates_and_decimals_is_kept_as_text(tmp_path, checkpoint):
+    day, price = datetime.date(2025, 1, 31), decimal.Decimal("0.10")
+    row = {"prompt": "w5", "chosen": "w6", "rejected": "w7", "day": day, "price": price, "log": {"days": [day]}}
+    file = tmp_path / "pairs.parquet"
+    parquet.write_table(arrow.Table.from_pylist([row]), file)
+    values = recipe_values(checkpoint, file, training_sets={"dated": {"source": str(file)}})
+    values["suites"] = {"all": {"suite": "pairs", "data": str(file)}}
+    one = parse_recipe(values).training_sets["dated"]
+    (written,) = read_jsonl(prepare_set(one, tmp_path / "set").files["train"])
+    assert (written["day"], written["price"], written["log"]) == ("2025-01-31", "0.10", {"days": ["2025-01-31"]})
+
+    parquet.write_table(arrow.Table.from_pylist([row | {"picture": b"\x00"}]), file)
     with pytest.raises(DataError, match="the column picture holds bytes"):
         prepare_set(one, tmp_path / "other")
 
@@ -453,6 +473,36 @@ def test_suites_of_prompts_are_evaluated_compared_and_continued(tmp_path, checkp
     assert [compared["suite"] for compared in summary["comparisons"]] == ["rm"]
     (tmp_path / "rm.jsonl").unlink()  # it is read no more
     assert scores(run_experiment(recipe, tmp_path / "experiment")) == scores(summary)
+
+
+def test_a_limit_holds_for_held_out_pairs(tmp_path, checkpoint, many_pairs):
+    suites = {"test": {"suite": "held-out", "limit": 3}}
+    values = recipe_values(checkpoint, many_pairs, seeds=[0], methods={"bt": {"weighting": "none"}}, suites=suites)
+    summary = run_experiment(parse_recipe(values), tmp_path)
+    assert summary["training_sets"]["words"]["pairs"]["test"] > 3
+    (cell,) = summary["cells"]
+    assert len(list(read_jsonl(tmp_path / cell["folder"] / "test" / "pairs.jsonl"))) == 3
+
+
+def test_data_and_primary_outcomes_that_are_not_there_stop_before_the_first_run(tmp_path, checkpoint, many_pairs):
+    rows = [row | {"category": "maths"} for row in read_jsonl(many_pairs)]
+    write_jsonl(many_pairs, rows)
+    values = recipe_values(checkpoint, many_pairs)
+    values["suites"] |= {
+        "gone": {"suite": "pairs", "data": str(tmp_path / "manny.jsonl")},
+        "rb": {"suite": "rewardbench", "data": str(many_pairs)},
+    }
+    values["primary"] = ["test/maths", "test/math"]
+    with pytest.raises(ConfigError) as caught:
+        run_experiment(parse_recipe(values), tmp_path / "e")
+    primary, gone, rb = str(caught.value).splitlines()
+    assert "suites.gone: " in gone
+    assert "no such file. Did you mean many.jsonl?" in gone
+    assert "suites.rb: " in rb
+    assert "this suite needs the columns prompt and subset" in rb
+    assert primary.startswith("primary: test/math: ")
+    assert primary.endswith("has no such outcome; did you mean maths?")
+    assert not list(tmp_path.glob("e/runs/*/*/*/model"))
 
 
 def test_settings_that_training_refuses_stop_before_the_first_run(tmp_path, checkpoint, many_pairs):

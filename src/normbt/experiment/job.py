@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from functools import partial
-from itertools import groupby
+from itertools import groupby, product
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,10 @@ from normbt.experiment.cells import (
     write_settings,
 )
 from normbt.experiment.rate_search import Validation, choose_rate, told
-from normbt.experiment.recipe import DIAGNOSIS, HELD_OUT, MODEL, VALIDATION, Recipe, SuiteRun, TrainingSet, primary_of
+from normbt.experiment.recipe import DIAGNOSIS, MODEL, VALIDATION, Recipe, TrainingSet, primary_of
 from normbt.experiment.running import alone_in, free_memory, train_model
+from normbt.experiment.suite_check import check_suites
+from normbt.experiment.suite_runs import HELD_OUT, SuiteRun
 from normbt.experiment.training_sets import PreparedSet, prepare_set
 from normbt.packaged_encoder import locate_model
 from normbt.results import (
@@ -48,9 +50,9 @@ from normbt.results import (
     provenance,
     read_evaluation,
     read_json,
+    read_records,
     write_json,
 )
-    read_records,
 
 logger = logging.getLogger(__name__)
 
@@ -93,14 +95,15 @@ def run_experiment(
         The summary, as written to ``experiment.json``.
 
     Raises:
-        ConfigError: a setting is refused by `normbt train`, the package that carries a model is missing, or a pattern
-            matches nothing; nothing was trained then.
+        ConfigError: a setting is refused by `normbt train`, the package that carries a model is missing, the data of a
+            suite cannot be read or lack a primary outcome, or a pattern matches nothing; nothing was trained then.
         StateError: the folder holds runs of other settings or pairs, or another process works in it.
     """
     folder = Path(output_dir)
     with alone_in(folder):
         sets = {name: _prepare(name, one, folder, overwrite) for name, one in recipe.training_sets.items()}
         experiment = _Experiment(recipe, folder, sets, tell, progress)
+        check_suites(recipe, sets, experiment.is_unevaluated)
         searched, wanted = list(search_cells(recipe)), _matching(recipe, only)
         experiment.check(possible_cells(recipe), overwrite=overwrite)
         search, places = [], _places("search", filter(wanted, searched))
@@ -144,6 +147,12 @@ class _Experiment:
                 problems.setdefault(str(error), str(cell.folder))
         if problems:
             raise ConfigError("\n".join(f"{where}: {problem}" for problem, where in problems.items()))
+
+    def is_unevaluated(self, training_set: str, suite: str) -> bool:
+        """Whether one of the models that are compared is still to be evaluated on a suite."""
+        cells = [cell for cell in possible_cells(self.recipe) if cell.training_set == training_set]
+        done = {(cell.method, cell.seed) for cell in cells if self._summary_file(cell, suite).exists()}
+        return any(pair not in done for pair in product(self.recipe.methods, self.recipe.seeds))
 
     def train(self, cell: Cell, place: str) -> None:
         """Train one model, unless it is there."""
@@ -214,7 +223,7 @@ class _Experiment:
         """Evaluate one model on every suite, where that is not done."""
         for name, suite in self.recipe.suites.items():
             if suite.suite == HELD_OUT:
-                self._evaluate(cell, name, SuiteRun("pairs"), share="test")
+                self._evaluate(cell, name, dataclasses.replace(suite, suite="pairs"), share="test")
             else:
                 self._evaluate(cell, name, suite)
 

@@ -10,11 +10,9 @@ from typing import Any, TypeVar
 import yaml
 
 from normbt.errors import ConfigError
+from normbt.experiment.suite_runs import HELD_OUT, SuiteRun, evaluation_problems, suite_problems
 
 Kind = TypeVar("Kind")
-
-HELD_OUT = "held-out"
-"""Source of a suite that is the test pairs of the training set itself."""
 
 DECIDED_PER_CELL = frozenset(
     {"seed", "data_seed", "output_dir", "dataset_name", "eval_data", "resume_from_checkpoint", "do_train", "config"}
@@ -50,23 +48,6 @@ class TrainingSet:
     validation: float = 0.0
     test: float = 0.0
     seed: int = 0
-
-
-@dataclass(frozen=True)
-class SuiteRun:
-    """One benchmark that every chosen model is evaluated on.
-
-    Attributes:
-        suite: name of the suite, as `normbt evaluate` knows it, or ``held-out``.
-        data: the benchmark's file; None for the official data from the Hub.
-        split: split to read.
-        limit: evaluate a random sample of this many pairs; None for all.
-    """
-
-    suite: str
-    data: str | None = None
-    split: str | None = None
-    limit: int | None = None
 
 
 @dataclass(frozen=True)
@@ -110,7 +91,9 @@ class Recipe:
 
 
 def read_recipe(path: str | Path, *, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe and check all of it before anything is trained.
+    """Read a recipe and check all of it that shows without its data and its model.
+
+    The rest is checked by :func:`~normbt.experiment.run_experiment`, before it trains anything.
 
     Args:
         path: a YAML file, or the name of a recipe that comes with the package.
@@ -124,11 +107,7 @@ def read_recipe(path: str | Path, *, overrides: Sequence[str] = ()) -> Recipe:
     """
     file = find_recipe(path)
     try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
-        where = f" line {mark.line + 1}" if mark else ""
-        raise ConfigError(f"{file}{where}: not valid YAML ({problem or error}).") from error
+        values = _parsed(file.read_text(encoding="utf-8"), str(file))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"Cannot read the recipe {file}: {error}.") from error
     if not isinstance(values, dict):
@@ -262,6 +241,9 @@ def _contradictions(recipe: Recipe) -> list[str]:
                 f"training_sets.{name}: models are diagnosed on held-out pairs, so `test` or `validation` must be a "
                 "share above 0."
             )
+    for name, suite in recipe.suites.items():
+        problems += [f"suites.{name}.{problem}" for problem in suite_problems(suite)]
+    problems += [f"evaluation.{problem}" for problem in evaluation_problems(recipe.evaluation, recipe.suites)]
     unknown = [outcome for outcome in recipe.primary if str(outcome).partition("/")[0] not in recipe.suites]
     if recipe.suites:
         problems += [f"primary: {name} begins with none of the suites {', '.join(recipe.suites)}." for name in unknown]
@@ -362,4 +344,13 @@ def _override(values: dict[str, Any], override: str) -> None:
         place = place.setdefault(name, {})
         if not isinstance(place, dict):
             raise ConfigError(f"--set {override}: {name} holds a value, not keys.")
-    place[last] = yaml.safe_load(text)
+    place[last] = _parsed(text, f"--set {override}")
+
+
+def _parsed(text: str, source: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+        where = f" line {mark.line + 1}" if mark else ""
+        raise ConfigError(f"{source}{where}: not valid YAML ({problem or error}).") from error
