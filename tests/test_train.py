@@ -1,13 +1,14 @@
 """`normbt train` from the command line to the saved model, on a tiny checkpoint."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 from transformers import AutoModelForSequenceClassification
 
-from normbt import cli
+from normbt import cli, saving
 from normbt.arguments import parse_train_arguments
 from normbt.errors import ConfigError, DataError
 from normbt.train import read_training_data
@@ -112,6 +113,49 @@ def test_resuming_a_run_that_has_no_checkpoint_is_a_mistake(
 def test_a_run_needs_a_model(pairs_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["train", "--dataset_name", str(pairs_file), "--bf16", "false"]) == 2
     assert "give --model_name_or_path" in capsys.readouterr().err
+
+
+OWN_CODE = """
+from torch import nn
+from transformers import LlamaConfig, LlamaForSequenceClassification, LlamaModel, LlamaPreTrainedModel
+
+
+class OwnConfig(LlamaConfig):
+    model_type = "own-llama"
+
+
+class OwnModel(LlamaForSequenceClassification):
+    config_class = OwnConfig
+
+    def __init__(self, config):
+        LlamaPreTrainedModel.__init__(self, config)
+        self.num_labels = config.num_labels
+        self.model = LlamaModel(config)
+        self.score = nn.Linear(config.hidden_size, config.num_labels, bias=False)
+        self.post_init()
+"""
+
+
+def test_a_model_with_its_own_code_trains_and_its_checkpoint_is_proved(
+    tmp_path: Path, checkpoint: Path, pairs_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "own"
+    shutil.copytree(checkpoint, folder)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config |= {"model_type": "own-llama", "architectures": ["OwnModel"]}
+    config["auto_map"] = {
+        "AutoConfig": "modeling_own.OwnConfig",
+        "AutoModelForSequenceClassification": "modeling_own.OwnModel",
+    }
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    (folder / "modeling_own.py").write_text(OWN_CODE, encoding="utf-8")
+    proved = []
+    prove = saving.check_reload
+    monkeypatch.setattr(saving, "check_reload", lambda *args, **kwargs: proved.append(prove(*args, **kwargs)))
+    data = ("--dataset_name", str(pairs_file), "--trust_remote_code", "true")
+    assert train(folder, tmp_path / "rm", *data) == 0
+    assert proved == [None]
+    assert (tmp_path / "rm" / "checkpoint-1" / "modeling_own.py").is_file()
 
 
 # --- which rows are read ----------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Proof that a saved checkpoint, loaded with plain Transformers, scores like the model that was saved."""
 
+import logging
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -13,6 +14,8 @@ from transformers import AutoModelForSequenceClassification
 from normbt.errors import ModelError
 from normbt.head import find_head, unwrap
 
+logger = logging.getLogger(__name__)
+
 
 def check_reload(
     folder: Path,
@@ -24,7 +27,10 @@ def check_reload(
 ) -> None:
     """Reload a checkpoint with plain Transformers and compare its head and its scores with the model in memory.
 
-    Of a PEFT checkpoint, which holds no base model, the head's parameters in the adapter file are compared.
+    Of a PEFT checkpoint, which holds no base model, the head's parameters in the adapter file are compared. Plain
+    Transformers loads every parameter in one dtype, here that of the first one: a head that has another is compared as
+    far as this one shows it. The head is compared on the CPU; where the device has no room for a second model, a
+    warning says that the scores were not.
 
     Args:
         folder: the checkpoint.
@@ -42,15 +48,24 @@ def check_reload(
         _compare_head(folder, name, saved_head, _adapter_head(folder, name, saved_head))
         return
     reloaded, info = AutoModelForSequenceClassification.from_pretrained(
-        folder, dtype=next(unwrap(model).parameters()).dtype, output_loading_info=True
+        folder,
+        dtype=next(unwrap(model).parameters()).dtype,
+        output_loading_info=True,
+        trust_remote_code=_brings_its_code(model),
     )
     if info["missing_keys"]:
         raise ModelError(f"{folder} lacks {', '.join(sorted(info['missing_keys']))}: the saved model is incomplete.")
     _compare_head(folder, name, saved_head, find_head(reloaded)[1].state_dict())
-    reloaded = reloaded.to(rewards.device).eval()
-    on_device = {key: value.to(rewards.device) if hasattr(value, "to") else value for key, value in inputs.items()}
-    with torch.no_grad(), autocast():
-        again = reloaded(**on_device).logits.squeeze(-1)
+    try:
+        again = _rewards(reloaded.to(rewards.device).eval(), inputs, rewards.device, autocast)
+    except torch.OutOfMemoryError as error:
+        logger.warning(
+            "%s: the head was reloaded and compared, the scores were not: %s has no room for a second model (%s).",
+            folder,
+            rewards.device,
+            str(error).splitlines()[0],
+        )
+        return
     # Plain Transformers runs the head in the autocast's dtype; its rounding is the only difference allowed.
     rounding = 1e-4 if again.dtype == torch.float32 else 2e-2
     difference = (again.float() - rewards.float()).abs().max().item()
@@ -59,6 +74,24 @@ def check_reload(
             f"{folder}, reloaded with plain Transformers, gives rewards that differ by up to {difference:.3g} from the "
             "model in memory. Do not use this checkpoint; the run is stopped so that no more are written like it."
         )
+
+
+def _brings_its_code(model: nn.Module) -> bool:
+    """Whether the checkpoint holds the model's own code: a copy, made as it was saved, of what runs here already."""
+    inner: Any = unwrap(model)
+    return any(getattr(part, "_auto_class", None) is not None for part in (inner, inner.config))
+
+
+@torch.no_grad()
+def _rewards(
+    model: nn.Module,
+    inputs: Mapping[str, Any],
+    device: torch.device,
+    autocast: Callable[[], AbstractContextManager[Any]],
+) -> Tensor:
+    on_device = {key: value.to(device) if hasattr(value, "to") else value for key, value in inputs.items()}
+    with autocast():
+        return model(**on_device).logits.squeeze(-1)
 
 
 def _adapter_head(folder: Path, name: str, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -81,5 +114,5 @@ def _compare_head(folder: Path, name: str, wanted: Mapping[str, Tensor], found: 
                 f"{folder} does not hold {name}.{parameter}: the scoring head was not saved. Add it to modules_to_save."
             )
         other = found[parameter].cpu()
-        if other.shape != value.shape or not torch.equal(other.to(value.dtype), value):
+        if other.shape != value.shape or not torch.equal(other, value.to(other.dtype)):
             raise ModelError(f"{folder} holds another {name}.{parameter} than the model in memory: the head was lost.")
