@@ -146,6 +146,7 @@ def main(runs: dict[str, dict], folder: Path) -> None:
             train_dataset=poisoned_pairs(pairs) if poisoned else word_pairs(pairs),
             eval_dataset={"held-out": word_pairs(7, seed=5)},
             processing_class=word_tokenizer(),
+            compute_metrics=lambda found: {"predicted": len(found.predictions)},
         )
         trace = Trace(trainer.accelerator)
         trainer.add_callback(trace)
@@ -154,6 +155,7 @@ def main(runs: dict[str, dict], folder: Path) -> None:
         seen = {"mu": trainer.mu, "events": trace.events}
         (folder / f"{name}.process-{trainer.args.process_index}.json").write_text(json.dumps(seen))
         metrics = trainer.evaluate()
+        predictions = trainer.predict(trainer.eval_dataset["held-out"]).predictions
         sharded = is_sharded(trainer.model)
         if trainer.is_deepspeed_enabled:
             parameters = trainer.accelerator.get_state_dict(trainer.model_wrapped)
@@ -167,7 +169,7 @@ def main(runs: dict[str, dict], folder: Path) -> None:
             metrics = {key: value for key, value in metrics.items() if "held-out" in key and "per_second" not in key}
             metrics = {key: value for key, value in metrics.items() if "runtime" not in key and "prep" not in key}
             torch.save(parameters, folder / f"{name}.pt")
-            result = {"log": log, "metrics": metrics, "sharded": sharded}
+            result = {"log": log, "metrics": metrics, "predictions": predictions.tolist(), "sharded": sharded}
             (folder / f"{name}.json").write_text(json.dumps(result))
     if "ACCELERATE_USE_DEEPSPEED" not in os.environ:
         train_attached(folder)

@@ -101,6 +101,9 @@ def assert_same_run(one: Path, other: Path, steps: int = 3) -> None:
     for step_of_one, step_of_other in zip(one_result["log"][-steps:], other_result["log"][-steps:], strict=True):
         assert step_of_other == pytest.approx(step_of_one, rel=1e-5, abs=1e-6)
     assert other_result["metrics"] == pytest.approx(one_result["metrics"], rel=1e-5, abs=1e-6)
+    assert one_result["metrics"]["eval_held-out_predicted"] == len(one_result["predictions"]) == 7
+    for pair, other_pair in zip(one_result["predictions"], other_result["predictions"], strict=True):
+        assert other_pair == pytest.approx(pair, rel=1e-4, abs=1e-5)
     parameters, other_parameters = (torch.load(path.with_suffix(".pt")) for path in (one, other))
     for name, parameter in parameters.items():
         torch.testing.assert_close(other_parameters[name], parameter, atol=1e-5, rtol=1e-5, msg=name)

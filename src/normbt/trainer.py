@@ -14,6 +14,7 @@ from accelerate.utils import gather_object, is_peft_model
 from datasets import Dataset, IterableDataset
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import IterableDataset as TorchIterableDataset
 from transformers import (
     AutoTokenizer,
     PreTrainedModel,
@@ -155,6 +156,8 @@ class NormBTTrainer(RewardTrainer):
         """Check the rows, encode them, and keep the reports of both."""
         reports = self._reports[dataset_name] = []
         columns = get_dataset_column_names(dataset)
+        if isinstance(dataset, IterableDataset):  # as TRL has it for a stream to train on: our examples are no tensors
+            args.accelerator_config.dispatch_batches = False
         if "id" not in columns and isinstance(dataset, Dataset) and "chosen_ids" in columns:
             dataset = dataset.add_column("id", [f"row-{row}" for row in range(1, len(dataset) + 1)])  # type: ignore[call-arg] - the fingerprint is optional
         if "chosen_ids" not in columns:
@@ -481,12 +484,19 @@ class NormBTTrainer(RewardTrainer):
         value = self._mean.value
         return None if value is None else float(value)
 
-    def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
+    def evaluation_loop(self, dataloader: DataLoader[Any], *args: Any, **kwargs: Any) -> EvalLoopOutput:
         """Transformers' loop; loss and metrics are then replaced by those over all pairs of this evaluation set."""
-        prefix = kwargs.get("metric_key_prefix", args[4] if len(args) > 4 else "eval")
+        prefix = kwargs.get("metric_key_prefix", args[3] if len(args) > 3 else "eval")
         self._records["eval"].clear()
+        if self.accelerator.num_processes > 1 and isinstance(dataloader.dataset, TorchIterableDataset):
+            logger.warning(
+                "%s: the length of a stream is not known, so the pairs that fill up the last batch of all processes "
+                "(at most %d) are counted twice. Evaluate without streaming for exact metrics and predictions.",
+                prefix,
+                self.args.eval_batch_size * self.accelerator.num_processes - 1,
+            )
         with self._reading_packed_rows():
-            output = super().evaluation_loop(*args, **kwargs)
+            output = super().evaluation_loop(dataloader, *args, **kwargs)
         findings = of_all_processes(self._watch["eval"].take())
         if findings:
             logger.warning("%s: %s These pairs count as wrong.", prefix, findings.describe())
@@ -503,16 +513,13 @@ class NormBTTrainer(RewardTrainer):
         batch = self._prepare_inputs(drawn)
         with torch.no_grad(), self.compute_loss_context_manager():
             loss = self.compute_loss(model, batch)
-        # The last batch of several processes repeats pairs to fill it up; they are counted once.
-        records = self.accelerator.gather_for_metrics(self._records["eval"].pop())
-        self._records["eval"].append(records)
+        own = self._records["eval"].pop()
+        # The last batch of several processes repeats pairs to fill it up. Accelerate takes them out again where the
+        # length of the set is known, here of the records and in Transformers' loop of the predictions.
+        self._records["eval"].append(self.accelerator.gather_for_metrics(own))
         if prediction_loss_only:
             return loss.detach(), None, None
-        return loss.detach(), self._own_predictions(records, batch.pairs), ()
-
-    def _own_predictions(self, gathered: Tensor, pairs: int) -> Tensor:
-        start = self.accelerator.process_index * pairs
-        return gathered[start : start + pairs, :2].contiguous()
+        return loss.detach(), own[:, :2].contiguous(), ()
 
     def _take_records(self, mode: str, *, gathered: bool = False) -> Tensor:
         records = torch.cat(self._records[mode]) if self._records[mode] else torch.empty(0, len(COLUMNS))
