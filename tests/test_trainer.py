@@ -11,6 +11,8 @@ from tiny import EOS, PAD, VOCABULARY, tiny_model
 
 pytest.importorskip("trl")
 
+from accelerate import Accelerator, skip_first_batches
+from accelerate.data_loader import BatchSamplerShard
 from datasets import Dataset
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
@@ -303,6 +305,25 @@ def test_pairs_of_alike_length_come_together_and_a_resume_keeps_their_order(tmp_
     )
     assert rest == drawn[17:]
     assert_same_parameters(whole.model, resumed.model, 0.0)
+
+
+def test_a_resume_on_several_processes_draws_in_the_order_of_its_epoch(tmp_path, tokenizer, monkeypatch):
+    """What each of two processes draws of the second epoch after two of its steps, with Accelerate's own loaders."""
+    monkeypatch.setattr(Accelerator, "num_processes", property(lambda self: 2))
+    config = NormBTConfig(**settings(tmp_path, train_sampling_strategy="group_by_length"))
+    trainer = NormBTTrainer(tiny_model("llama"), config, train_dataset=word_pairs(48), processing_class=tokenizer)
+
+    def epoch(number, *, skipping=0):
+        loader = trainer.get_train_dataloader()
+        if skipping:
+            loader = skip_first_batches(loader, skipping)
+        loader.set_epoch(number)
+        return [[one["id"] for one in drawn.examples] for drawn in loader]
+
+    assert isinstance(trainer.get_train_dataloader().batch_sampler, BatchSamplerShard)
+    assert len(epoch(1)) == 6
+    assert epoch(1) != epoch(0)
+    assert epoch(1, skipping=2) == epoch(1)[2:]
 
 
 def test_predictions_belong_to_the_rows_however_training_samples(tmp_path, tokenizer):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from accelerate.data_loader import BatchSamplerShard
 from accelerate.utils import gather_object, is_peft_model
 from datasets import Dataset, IterableDataset
 from torch import Tensor, nn
@@ -274,7 +275,7 @@ class NormBTTrainer(RewardTrainer):
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Transformers' data loader; with several processes, one that draws the pairs of all of them."""
         if not self._shares_draws:
-            return super().get_train_dataloader()
+            return _passing_epochs_on(super().get_train_dataloader())
         sampler: Any = self._get_train_sampler
         dataloader = self._get_dataloader(
             dataset=self.train_dataset,
@@ -286,7 +287,7 @@ class NormBTTrainer(RewardTrainer):
         # Accelerate's wrapper around the batches hands them out in turn; this lets every process have all of them.
         shard: Any = dataloader.batch_sampler
         shard.num_processes, shard.process_index, shard.even_batches = 1, 0, False
-        return dataloader
+        return _passing_epochs_on(dataloader)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int] | None:
         dataset = self.train_dataset if train_dataset is None else train_dataset
@@ -611,6 +612,14 @@ class _StepEnd(TrainerCallback):
             control.should_log = True
 
     on_epoch_end = on_step_end
+
+
+def _passing_epochs_on(dataloader: DataLoader[Any]) -> DataLoader[Any]:
+    """Let the epoch reach the sampler of a resumed run: below skipped batches Accelerate looks for it in the shard."""
+    shard: Any = dataloader.batch_sampler
+    if isinstance(shard, BatchSamplerShard):
+        shard.sampler = shard.batch_sampler.sampler
+    return dataloader
 
 
 def _frozen(report: DataReport | LiveReport) -> DataReport:
