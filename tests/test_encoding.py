@@ -315,6 +315,20 @@ def test_pad_is_never_eos(reserved, expected, pad):
     assert (len(tokenizer) > size) == ("resize" in message) == (not reserved)
 
 
+def test_pad_is_not_eos_either_when_the_settings_name_both():
+    tokenizer = KINDS["qwen"]()  # whose pad token is <|endoftext|>
+    [message] = prepare_tokenizer(tokenizer, eos_token="<|endoftext|>")
+    assert "it was EOS ('<|endoftext|>')" in message
+    assert tokenizer.eos_token == "<|endoftext|>"
+    assert tokenizer.pad_token_id != tokenizer.eos_token_id
+    tokenizer = KINDS["qwen"]()
+    assert prepare_tokenizer(tokenizer, eos_token="<|endoftext|>", pad_token="<|im_start|>") == []
+    assert (tokenizer.eos_token, tokenizer.pad_token) == ("<|endoftext|>", "<|im_start|>")
+    for setting in ("eos_token", "pad_token"):
+        with pytest.raises(ConfigError, match=rf"{setting} '<nowhere>' is not in"):
+            prepare_tokenizer(tokenizer, **{setting: "<nowhere>"})
+
+
 def test_a_reserved_token_that_the_template_uses_is_not_the_pad():
     template = CHATML.replace("<|im_start|>", "<unused0>")
     tokenizer = build_tokenizer(template, reserved=["<unused0>", "<unused1>"], eos_token="</s>")

@@ -371,6 +371,28 @@ def test_a_checkpoint_holds_mu_beside_the_model_and_not_in_it(tmp_path, tokenize
         assert set(file.keys()) == set(tiny_model("llama").state_dict())
 
 
+@pytest.mark.filterwarnings("ignore:`pad_token` is deprecated:FutureWarning")
+@pytest.mark.parametrize(
+    ("setting", "token", "pad"), [("eos_token", "<pad>", "<|pad|>"), ("pad_token", "<eos>", "<pad>")]
+)
+def test_settings_cannot_make_the_pad_token_eos(tmp_path, setting, token, pad, caplog):
+    """The first checkpoint is proved: plain Transformers reads the same token."""
+    saving = {"max_steps": 1, "save_strategy": "steps", "save_steps": 1}
+    trainer = train(tmp_path, word_tokenizer(), word_pairs(16), **saving, **{setting: token})
+    assert f"pad token set to '{pad}'" in caplog.text
+    used = trainer.processing_class
+    assert (used.eos_token, used.pad_token) == (token if setting == "eos_token" else "<eos>", pad)
+    assert trainer.model.config.pad_token_id == used.pad_token_id
+
+
+def test_a_cloned_template_whose_eos_is_the_pad_token_is_refused(tmp_path):
+    other = word_tokenizer()
+    other.eos_token, other.chat_template = "<pad>", "{{ messages }}"
+    other.save_pretrained(tmp_path / "other")
+    with pytest.raises(ConfigError, match=r"With chat_template_path .*other.* the pad token is the EOS token"):
+        train(tmp_path, word_tokenizer(), word_pairs(8), chat_template_path=str(tmp_path / "other"))
+
+
 def test_a_lost_head_is_noticed_at_the_first_checkpoint(tmp_path, tokenizer, monkeypatch):
     save = NormBTTrainer.save_model
 

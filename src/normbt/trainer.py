@@ -116,8 +116,13 @@ class NormBTTrainer(RewardTrainer):
         kwargs["peft_config"] = reward_peft_config(kwargs.get("peft_config"))
         tokenizer = kwargs.get("processing_class") or _load_tokenizer(model, args)
         kwargs["processing_class"] = tokenizer
-        for message in prepare_tokenizer(tokenizer):
+        # TRL sets both tokens again: EOS to the same, the pad token to what it has become here. With chat_template_path
+        # it may be one that another tokenizer brings along.
+        pad_token = args.pad_token if args.chat_template_path is None else None
+        for message in prepare_tokenizer(tokenizer, eos_token=args.eos_token, pad_token=pad_token):
             logger.warning(message)
+        if pad_token is not None:
+            args.pad_token = tokenizer.pad_token
         self._reports: dict[str, list[DataReport | LiveReport]] = {}
         collator: Any = custom_collator or PairExamples
         super().__init__(model, args, data_collator=collator, **kwargs)
@@ -155,6 +160,12 @@ class NormBTTrainer(RewardTrainer):
 
     def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, dataset_name: str) -> Any:
         """Check the rows, encode them, and keep the reports of both."""
+        if processing_class.pad_token_id == processing_class.eos_token_id:
+            raise ConfigError(
+                f"With chat_template_path {args.chat_template_path!r} the pad token is the EOS token "
+                f"({processing_class.eos_token!r}), so that plain Transformers would read the token before it. Set "
+                "pad_token to another token."
+            )
         reports = self._reports[dataset_name] = []
         columns = get_dataset_column_names(dataset)
         if isinstance(dataset, IterableDataset):  # as TRL has it for a stream to train on: our examples are no tensors

@@ -4,6 +4,8 @@ import json
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
+from normbt.errors import ConfigError
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -28,23 +30,41 @@ class Affixes(NamedTuple):
     closing: list[int]
 
 
-def prepare_tokenizer(tokenizer: "PreTrainedTokenizerBase", *, conversational: bool = False) -> list[str]:
+def prepare_tokenizer(
+    tokenizer: "PreTrainedTokenizerBase",
+    *,
+    eos_token: str | None = None,
+    pad_token: str | None = None,
+    conversational: bool = False,
+) -> list[str]:
     """Give a tokenizer a pad token that differs from EOS, and a chat template if it needs one and has none.
 
     A pad token that equals EOS makes Transformers pool the token *before* EOS, so that the exported model would score
-    differently from the one that was trained. The pad token is, in this order: the tokenizer's own if it differs from
-    EOS; a token its vocabulary sets aside; ``<unk>`` where text can never produce it (byte fallback); a new
-    ``<|pad|>``. After a new one ``len(tokenizer)`` may exceed the rows of the embedding, which must then be resized.
+    differently from the one that was trained. The pad token is, in this order: the one asked for, or else the
+    tokenizer's own, if it differs from EOS; a token its vocabulary sets aside; ``<unk>`` where text can never produce
+    it (byte fallback); a new ``<|pad|>``. After a new one ``len(tokenizer)`` may exceed the rows of the embedding,
+    which must then be resized.
 
     The built-in chat template writes ``Role: content`` paragraphs between the tokenizer's own special tokens.
 
     Args:
         tokenizer: changed in place.
+        eos_token: EOS token to set first, as text; None for the tokenizer's own.
+        pad_token: pad token to set first, as text; None for the tokenizer's own.
         conversational: the data are conversations, so a chat template is needed.
 
     Returns:
-        What was changed, one sentence each; empty when the tokenizer was fit already.
+        What was changed beyond the two tokens asked for, one sentence each; empty when the tokenizer was fit already.
+
+    Raises:
+        ConfigError: a token asked for is not in the vocabulary.
     """
+    for name, token in (("eos_token", eos_token), ("pad_token", pad_token)):
+        if token is None:
+            continue
+        if token not in tokenizer.get_vocab():
+            raise ConfigError(f"{name} {token!r} is not in the tokenizer's vocabulary. Name a token that is.")
+        setattr(tokenizer, name, token)
     messages = []
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
         before = "had none" if tokenizer.pad_token_id is None else f"was EOS ({tokenizer.eos_token!r})"
