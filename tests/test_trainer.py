@@ -393,6 +393,26 @@ def test_a_cloned_template_whose_eos_is_the_pad_token_is_refused(tmp_path):
         train(tmp_path, word_tokenizer(), word_pairs(8), chat_template_path=str(tmp_path / "other"))
 
 
+@pytest.mark.parametrize("batching", ["packed", "packed-unshared", "padded"])
+def test_the_tokens_that_the_model_reads_are_counted(tmp_path, tokenizer, batching, caplog):
+    """Transformers' ``include_num_input_tokens_seen``, with padding and without."""
+    seen = {}
+    for kind in ("all", "non_padding"):
+        changes = {"include_num_input_tokens_seen": kind, "batching": batching, "max_steps": 2}
+        trainer = train(tmp_path / kind, tokenizer, word_pairs(16), gradient_accumulation_steps=2, **changes)
+        logs = [entry for entry in trainer.state.log_history if "mu" in entry]
+        seen[kind] = [entry["num_input_tokens_seen"] for entry in logs]
+    tokens = [entry["num_tokens"] for entry in logs]
+    assert "Tried to track" not in caplog.text
+    assert len(tokens) == 2
+    if batching == "padded":
+        assert seen["non_padding"] == tokens
+        assert all(count > least for count, least in zip(seen["all"], tokens, strict=True))
+    else:
+        assert seen["non_padding"] == seen["all"]
+        assert [count < most for count, most in zip(seen["all"], tokens, strict=True)] == [batching == "packed"] * 2
+
+
 def test_a_lost_head_is_noticed_at_the_first_checkpoint(tmp_path, tokenizer, monkeypatch):
     save = NormBTTrainer.save_model
 

@@ -387,6 +387,19 @@ class NormBTTrainer(RewardTrainer):
         self._watch["train"].see_step(self.state.global_step + 1, finite)
         return norm
 
+    def _track_num_input_tokens(self, inputs: Any) -> None:
+        """Transformers' ``include_num_input_tokens_seen``: the tokens that the model reads, a shared prompt once.
+
+        ``num_tokens`` counts those of the data.
+        """
+        kind = self.args.include_num_input_tokens_seen
+        if kind == "no" or not inputs.micro_batches:
+            return
+        without_padding = kind == "non_padding" and self.step_plan.batching == "padded"  # packed rows have none
+        seen = [batch for batch in inputs.micro_batches if batch.pairs]
+        count = sum(batch.tokens if without_padding else batch.inputs["input_ids"].numel() for batch in seen)
+        self.state.num_input_tokens_seen += int(all_reduce_sum(torch.tensor(count, device=self.args.device)))
+
     def _end_step(self) -> None:
         """Move mu, once per optimizer step, with the distances of all its pairs."""
         if self.args.weighting == "normbt":
