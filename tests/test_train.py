@@ -200,6 +200,14 @@ def test_evaluation_sets_of_one_name_are_numbered(split_file: Path, tmp_path: Pa
     assert list(data.evaluation) == ["split-1", "split-2", "train-3"]
 
 
+def test_no_evaluation_set_is_lost_to_the_name_of_another(split_file: Path, tmp_path: Path) -> None:
+    files = [tmp_path / name for name in ("a.json", "a.jsonl", "a-2.json", "a-2-2.json")]
+    for file in files:
+        shutil.copy(split_file, file)
+    data = read("--dataset_name", split_file, "--eval_data", *files)
+    assert list(data.evaluation) == ["a-1", "a-2-2-2", "a-2", "a-2-2"]
+
+
 def test_a_mixture_of_trl(split_file: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(f"datasets:\n  - path: json\n    data_files: {split_file}\n", encoding="utf-8")

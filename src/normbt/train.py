@@ -199,12 +199,15 @@ def _read_evaluation_set(
 
 
 def _named(sources: list[str]) -> dict[str, str]:
-    """A short name for each evaluation set: its file's, or its number where two files have the same."""
+    """A short name for each evaluation set: its file's, with its number where two files have the same."""
     stems = [Path(source).name.split(".")[0] for source in sources]
-    return {
-        stem if stems.count(stem) == 1 and stem != "train" else f"{stem}-{number}": source
-        for number, (stem, source) in enumerate(zip(stems, sources, strict=True), start=1)
-    }
+    names = {}
+    for number, (source, stem) in enumerate(zip(sources, stems, strict=True), start=1):
+        name = stem if stems.count(stem) == 1 and stem != "train" else f"{stem}-{number}"
+        while name != stem and name in stems:  # another file has that very name
+            name = f"{name}-{number}"
+        names[name] = source
+    return names
 
 
 def _build_trainer(arguments: TrainArguments, source: str, data: TrainingData) -> NormBTTrainer:
