@@ -379,6 +379,22 @@ def test_an_unused_module_in_evaluation_takes_the_mean_of_the_batch_and_stays_un
     assert module.count.item() == 0
 
 
+def test_one_rank_may_evaluate_alone(monkeypatch):
+    """A collective would wait for ranks that never come: ``if rank == 0: evaluate()`` hangs."""
+    module = NormBTLoss()
+    module(*draw(4, seed=0))
+    alone = [copy.deepcopy(module).eval()(*draw(4, seed=1)), NormBTLoss().eval()(*draw(4, seed=1))]
+
+    def waits(tensor):
+        pytest.fail("waits for the other ranks")
+
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "all_reduce", waits)
+    assert [module.eval()(*draw(4, seed=1)), NormBTLoss().eval()(*draw(4, seed=1))] == alone
+    with pytest.raises(pytest.fail.Exception, match="waits"):
+        module.train()(*draw(4, seed=1))
+
+
 @pytest.mark.parametrize("restore", ["state_dict", "pickle", "deepcopy"])
 def test_a_restored_module_goes_on_where_the_first_one_was(restore):
     module = NormBTLoss(beta=0.7, max_weight=3.0, loss=functools.partial(bt_loss, smoothing=0.1))

@@ -165,7 +165,8 @@ class NormBTLoss(nn.Module):
 
     The weights of a call use mu as it was before the call; the very first call uses its own mean distance. In
     training mode mu then moves with the call's mean distance, summed over the ranks of ``torch.distributed`` when it
-    is initialised; in evaluation mode it stays. mu is part of ``state_dict()``.
+    is initialised, so every rank must make the call. In evaluation mode mu stays, no rank waits for another, and the
+    call is about this rank's pairs alone. mu is part of ``state_dict()``.
 
     Args:
         beta: share of the old mean that stays at each call, in ``[0, 1)``.
@@ -222,12 +223,14 @@ class NormBTLoss(nn.Module):
             margin: passed to the pair loss; None leaves it out.
 
         Returns:
-            Scalar, in nats: the mean over the pairs. With several ranks, the mean of this over the ranks is the mean
-            over the pairs of all ranks, which is what ``DistributedDataParallel`` makes of the gradients.
+            Scalar, in nats: the mean over the pairs. With several ranks in training mode, the mean of this over the
+            ranks is the mean over the pairs of all ranks, which is what ``DistributedDataParallel`` makes of the
+            gradients.
         """
         distance = pair_distance(chosen_hidden, rejected_hidden)
         here = torch.stack([distance.sum(), distance.new_tensor(float(len(distance))), distance.new_tensor(1.0)])
-        distance_sum, pairs, ranks = all_reduce_sum(here)
+        # Not in evaluation, which one rank may run alone while the others go on.
+        distance_sum, pairs, ranks = all_reduce_sum(here) if self.training else here
         moved = update_ema(EmaState(self.mean, self.count), distance_sum, pairs, self.beta)
         mu = torch.where(self.count == 0, moved.mean, self.mean)
         if self.training:
