@@ -111,5 +111,23 @@ def weight_metrics(distance: Tensor, weight: Tensor, *, max_weight: float | None
         "effective_pairs": weight.sum().square() / weight.square().sum(),
     }
     if max_weight is not None:
-        metrics["clipped_share"] = (weight >= max_weight).double().mean()
+        metrics["clipped_share"] = at_bound(weight, max_weight).double().mean()
     return {name: value.item() for name, value in metrics.items()}
+
+
+def at_bound(weight: Tensor, max_weight: float) -> Tensor:
+    """Which weights reach their bound, rounded to float32 as :func:`normbt.weights.pair_weights` rounds it.
+
+    Args:
+        weight: NormBT weight, shape ``(pairs,)``, of any precision.
+        max_weight: the bound.
+
+    Returns:
+        Shape ``(pairs,)``, boolean; false where the weight is NaN.
+
+    Example:
+        >>> weight = torch.tensor([1.0, 9.0]).clamp_max(3.3).double()
+        >>> weight >= 3.3, at_bound(weight, 3.3)
+        (tensor([False, False]), tensor([False,  True]))
+    """
+    return weight.float() >= torch.tensor(max_weight, dtype=torch.float32, device=weight.device)

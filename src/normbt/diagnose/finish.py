@@ -12,6 +12,7 @@ import torch
 from normbt.bias import summarise
 from normbt.bias.shares import Floats
 from normbt.diagnose.columns import Columns
+from normbt.metrics import at_bound
 from normbt.results import (
     PAIRS_FILE,
     SCHEMA_VERSION,
@@ -83,7 +84,7 @@ def finish(
         mu=mu,
         eps=settings["eps"],
         max_weight=bound,
-        clipped=0 if bound is None else int((weight >= bound).sum()),
+        clipped=0 if bound is None else int(at_bound(torch.from_numpy(weight), bound).sum()),
         misranked=columns.counts["misranked"],
         ties=columns.counts["ties"],
         non_finite=int((~finite).sum()),
