@@ -168,6 +168,13 @@ def test_the_terms_anchor_what_the_loss_leaves_free():
     assert centering_term(lopsided, lopsided).tolist() == [36.0, 36.0]
 
 
+def test_sum_to_zero_is_over_the_pairs_that_count():
+    chosen, rejected = torch.tensor([1.0, torch.nan]), torch.tensor([1.0, 0.0])
+    counted = torch.tensor([True, False])
+    assert sum_to_zero_term(chosen, rejected, counted=counted).tolist() == [1.0, 1.0]
+    assert sum_to_zero_term(chosen, rejected, counted=torch.zeros(2, dtype=torch.bool)).tolist() == [0.0, 0.0]
+
+
 # --- extremes ---
 
 

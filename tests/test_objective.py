@@ -58,6 +58,28 @@ def test_auxiliary_terms_are_added_unweighted():
     assert torch.equal(both.loss, plain.loss)
 
 
+@pytest.mark.parametrize("weighting", ["normbt", "batch", "none"])
+@pytest.mark.parametrize("broken", ["reward", "distance", "margin"])
+def test_a_pair_that_is_not_finite_leaves_the_terms_of_the_others_as_if_it_were_not_there(weighting, broken):
+    objective = Objective(weighting=weighting, center_rewards_coefficient=0.1, bsr_coefficient=0.3)
+    rewards, hidden, margin = REWARDS.clone(), HIDDEN.clone(), MARGIN.clone()
+    {"reward": rewards, "distance": hidden[:, 0], "margin": margin}[broken][2] = torch.nan
+    rewards.requires_grad_()
+    terms = objective(rewards, hidden, margin, mu=2.0)
+    assert terms.finite.tolist() == [True, True, False, True, True]
+    others = torch.tensor([0, 1, 3, 4])
+    rows = torch.cat([others, others + PAIRS])
+    alone = REWARDS[rows].requires_grad_()
+    expected = objective(alone, HIDDEN[rows], MARGIN[others], mu=2.0)
+    torch.testing.assert_close(terms.weight[others], expected.weight)
+    torch.testing.assert_close(terms.objective[others], expected.objective)
+    assert terms.objective[2] == 0
+    terms.objective.sum().backward()
+    expected.objective.sum().backward()
+    torch.testing.assert_close(rewards.grad[rows], alone.grad)
+    assert rewards.grad[[2, 2 + PAIRS]].tolist() == [0, 0]
+
+
 def test_only_the_rewards_carry_the_gradient():
     rewards, hidden = REWARDS.clone().requires_grad_(), HIDDEN.clone().requires_grad_()
     terms = Objective()(rewards, hidden, mu=2.0)

@@ -261,6 +261,7 @@ def test_a_nan_is_skipped_with_a_count(tmp_path, tokenizer, caplog, batching):
     assert sum(logged(trainer, "skipped_steps")) == 1
     assert sum(logged(trainer, "nonfinite_pairs")) == 1, "the other pairs of its row have nothing to do with it"
     assert "pair-9" in caplog.text
+    assert "Those steps were not taken." in caplog.text
     for name in ("loss", "mu", "accuracy", "weight_q90", "distance"):
         assert all(math.isfinite(value) for value in logged(trainer, name)), name
     state = trainer.optimizer.optimizer.state
@@ -280,7 +281,7 @@ def test_a_skipped_step_changes_nothing(tmp_path, tokenizer):
     assert int(trainer._mean.state.count) == 0, "mu has moved in a step that was not taken"
 
 
-def test_a_margin_that_is_not_finite_costs_its_own_pair_only(tmp_path, tokenizer):
+def test_a_margin_that_is_not_finite_costs_its_own_pair_only(tmp_path, tokenizer, caplog):
     encoded = poisoned_trainer(tmp_path, tokenizer, model=tiny_model("llama"), data=word_pairs(40)).train_dataset
     rows = [row | {"margin": 0.5} for row in encoded.remove_columns("id").to_list()]
     rows[2]["margin"] = math.inf
@@ -290,6 +291,8 @@ def test_a_margin_that_is_not_finite_costs_its_own_pair_only(tmp_path, tokenizer
     trainer.train()
     assert sum(logged(trainer, "nonfinite_pairs")) == 1
     assert sum(logged(trainer, "skipped_steps")) == 0
+    assert "in 1 pair: row-3." in caplog.text
+    assert "not taken" not in caplog.text, "the step of this pair was taken"
     stopping = poisoned_trainer(tmp_path, tokenizer, model=tiny_model("llama"), data=Dataset.from_list(rows))
     with pytest.raises(ModelError, match=r"in 1 pair: row-3\."):
         stopping.train()

@@ -45,7 +45,7 @@ def stop_or_go_on(
         return findings
     stuck = findings.skipped_in_a_row >= _MOST_SKIPPED_IN_A_ROW
     if skip and not stuck:
-        logger.warning("%s Those steps were not taken.", findings.describe())
+        logger.warning("%s%s", findings.describe(), " Those steps were not taken." if findings.steps else "")
         return findings
     reason = f"{findings.skipped_in_a_row} steps in a row could not be taken. " if stuck else ""
     raise ModelError(

@@ -92,7 +92,7 @@ def centering_term(chosen: Tensor, rejected: Tensor) -> Tensor:
     return (_widened(chosen) + _widened(rejected)).square()
 
 
-def sum_to_zero_term(chosen: Tensor, rejected: Tensor) -> Tensor:
+def sum_to_zero_term(chosen: Tensor, rejected: Tensor, *, counted: Tensor | None = None) -> Tensor:
     r"""Batch-wise sum-to-zero regularisation (BSR): the squared mean reward of all answers, the same for each pair.
 
     .. math:: b = \Bigl(\frac{1}{2n}\sum_{i=1}^{n} (r^+_i + r^-_i)\Bigr)^2
@@ -102,9 +102,11 @@ def sum_to_zero_term(chosen: Tensor, rejected: Tensor) -> Tensor:
     Args:
         chosen: rewards of the preferred answers, shape ``(pairs,)``.
         rejected: rewards of the other answers, shape ``(pairs,)``.
+        counted: which pairs the mean is over, shape ``(pairs,)``, boolean; None for all.
 
     Returns:
-        Term in squared reward units, repeated to shape ``(pairs,)`` so that its mean is the term.
+        Term in squared reward units, repeated to shape ``(pairs,)`` so that its mean is the term; 0 where no pair
+        counts.
 
     Raises:
         ValueError: shapes differ.
@@ -117,8 +119,12 @@ def sum_to_zero_term(chosen: Tensor, rejected: Tensor) -> Tensor:
         Hong et al. (2025), arXiv 2505.07271; the mean in place of the sum, as in the authors' code.
     """
     _lead(chosen, rejected)
-    both = torch.cat([_widened(chosen), _widened(rejected)])
-    return both.mean().square().expand(chosen.shape)
+    both = _widened(chosen) + _widened(rejected)
+    if counted is None:
+        counted = torch.ones_like(both, dtype=torch.bool)
+    # Masked, not selected: the size of a selection is a number that the host has to read.
+    mean = torch.where(counted, both, 0.0).sum() / (2 * counted.sum()).clamp_min(1)
+    return mean.square().expand(chosen.shape)
 
 
 def _lead(chosen: Tensor, rejected: Tensor) -> Tensor:

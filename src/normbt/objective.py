@@ -95,7 +95,8 @@ class Objective:
             if self.center_rewards_coefficient is not None:
                 objective = objective + self.center_rewards_coefficient * centering_term(chosen, rejected)
             if self.bsr_coefficient is not None:
-                objective = objective + self.bsr_coefficient * sum_to_zero_term(chosen, rejected)
+                term = sum_to_zero_term(chosen, rejected, counted=finite)
+                objective = objective + self.bsr_coefficient * term
         return PairTerms(distance, weight, loss, torch.where(finite, objective, 0.0), finite)
 
     def take_part(self, device: torch.device) -> None:
