@@ -1,6 +1,7 @@
 """Which checkpoints are whole, which one a run resumes from, and which are deleted."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,11 @@ from normbt.completeness import (
     last_complete,
     rotate,
     seal,
+    warn_of_another_run,
     what_is_missing,
 )
 from normbt.errors import StateError
+from normbt.results import read_json, write_json
 
 
 def checkpoint(folder: Path, step: int, *, complete: bool = True) -> Path:
@@ -98,7 +101,46 @@ def left(folder: Path) -> list[int]:
 def aged(folder: Path, *steps: int) -> None:
     """Checkpoints completed one after another."""
     for age, step in enumerate(steps):
-        os.utime(checkpoint(folder, step) / COMPLETE_FILE, ns=(age * 10**9, age * 10**9))
+        path = checkpoint(folder, step) / COMPLETE_FILE
+        write_json(path, read_json(path) | {"completed_ns": age})
+
+
+@pytest.mark.parametrize("copied", [False, True])
+def test_the_last_checkpoint_is_the_one_that_was_completed_last(tmp_path, copied):
+    """A run of 600 steps, and then another in its folder that was killed after step 100 and inside step 150."""
+    folder = tmp_path / "run"
+    aged(folder, 200, 400, 600, 100)
+    checkpoint(folder, 150, complete=False)
+    if copied:  # by something that gives the copies times of their own, in no order of the steps
+        folder = shutil.copytree(folder, tmp_path / "copy", copy_function=shutil.copyfile)
+        for age, step in enumerate((100, 600, 200, 400)):
+            os.utime(folder / f"checkpoint-{step}" / COMPLETE_FILE, ns=(age, age))
+    chosen, passed_over = choose_checkpoint(None, folder)
+    assert chosen == last_complete(folder) == folder / "checkpoint-100"
+    assert [message.split(" is ")[0] for message in passed_over] == [str(folder / "checkpoint-150")]
+    with pytest.raises(StateError, match=r"The last complete one is .*checkpoint-100"):
+        choose_checkpoint(folder / "checkpoint-150", folder)
+    rotate(folder / "checkpoint-100", 2)
+    assert left(folder) == [100, 150, 600]
+
+
+@pytest.mark.parametrize(("times", "last"), [((1, 1, 1), 600), ((1, 3, 2), 200)], ids=["equal", "different"])
+def test_lists_without_a_time_are_as_old_as_their_files_and_the_step_decides_between_equals(tmp_path, times, last):
+    for step, time in zip((600, 200, 400), times, strict=True):
+        path = checkpoint(tmp_path, step) / COMPLETE_FILE
+        write_json(path, {"files": read_json(path)["files"]})
+        os.utime(path, ns=(time, time))
+    assert last_complete(tmp_path) == tmp_path / f"checkpoint-{last}"
+
+
+def test_another_run_in_the_folder_is_warned_of(tmp_path, caplog):
+    checkpoint(tmp_path, 1, complete=False)
+    warn_of_another_run(tmp_path)
+    warn_of_another_run(tmp_path / "nowhere")
+    assert not caplog.records
+    checkpoint(tmp_path, 2)
+    warn_of_another_run(tmp_path)
+    assert f"{tmp_path / 'checkpoint-2'} is of an earlier run" in caplog.text
 
 
 def test_rotation_keeps_the_limit_and_does_not_count_half_written_ones(tmp_path):

@@ -5,6 +5,7 @@ import os
 import pickle
 import re
 import resource
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +19,14 @@ from datasets import Dataset
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import TrainerCallback
 
-from normbt.completeness import COMPLETE_FILE, checkpoints_in, last_complete, seal, what_is_missing
+from normbt.completeness import (
+    COMPLETE_FILE,
+    checkpoints_in,
+    choose_checkpoint,
+    last_complete,
+    seal,
+    what_is_missing,
+)
 from normbt.config import NormBTConfig
 from normbt.errors import ConfigError, ModelError, StateError
 from normbt.trainer import NormBTTrainer
@@ -58,8 +66,6 @@ def finished_run(tmp_path_factory, tokenizer):
 @pytest.fixture
 def broken_run(tmp_path, finished_run):
     """The same, its last checkpoint half-written."""
-    import shutil
-
     folder = tmp_path / "run"
     shutil.copytree(finished_run[0], folder)
     (folder / "checkpoint-6" / COMPLETE_FILE).unlink()
@@ -197,6 +203,25 @@ def test_no_memory_is_one_message(tmp_path, tokenizer, monkeypatch):
     monkeypatch.setattr(NormBTTrainer, "training_step", hungry)
     with pytest.raises(ConfigError, match=r"Out of memory on cpu at step 4: .*20.00 GiB.*token_budget.*checkpoint-2"):
         train(tmp_path, tokenizer, word_pairs(40), **SAVING)
+
+
+def test_a_run_that_starts_anew_in_the_folder_of_another_goes_on_with_its_own_checkpoints(
+    tmp_path, finished_run, tokenizer, monkeypatch, caplog
+):
+    """The other one's checkpoints have higher steps, and are older."""
+    folder = shutil.copytree(finished_run[0], tmp_path / "run")
+    step = NormBTTrainer.training_step
+
+    def hungry(self, *args, **kwargs):
+        if self.state.global_step == 3:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return step(self, *args, **kwargs)
+
+    monkeypatch.setattr(NormBTTrainer, "training_step", hungry)
+    with pytest.raises(ConfigError, match=r"The last complete checkpoint is .*checkpoint-2: continue with"):
+        train(folder, tokenizer, word_pairs(40), **SAVING)
+    assert "checkpoint-6 is of an earlier run" in caplog.text
+    assert choose_checkpoint(None, folder) == (folder / "checkpoint-2", [])
 
 
 def test_other_errors_keep_their_traceback(tmp_path, tokenizer, monkeypatch):

@@ -1,9 +1,12 @@
 """Whether a checkpoint is whole: a list of its files, written last, by which a half-written one is recognised."""
 
 import hashlib
+import logging
+import math
 import os
 import re
 import shutil
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -11,8 +14,10 @@ from typing import NamedTuple
 from normbt.errors import DataError, StateError
 from normbt.results import read_json, write_json
 
+logger = logging.getLogger(__name__)
+
 COMPLETE_FILE = "normbt_complete.json"
-"""Written when everything else of a checkpoint is on the disk: each file with its size and a digest."""
+"""Written when everything else of a checkpoint is on the disk: each file with its size and a digest, and the time."""
 
 _SAMPLE = 1 << 20
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
@@ -51,7 +56,8 @@ def seal(folder: str | Path) -> None:
             with path.open("rb+") as stream:
                 os.fsync(stream.fileno())
             records[path.relative_to(folder).as_posix()] = _record(path)._asdict()
-    write_json(folder / COMPLETE_FILE, {"files": records})
+    # In the file itself, since most ways to copy a folder give the copies times of their own.
+    write_json(folder / COMPLETE_FILE, {"completed_ns": time.time_ns(), "files": records})
 
 
 def what_is_missing(folder: str | Path) -> str | None:
@@ -88,14 +94,14 @@ def checkpoints_in(output_dir: str | Path) -> list[Path]:
 
 
 def choose_checkpoint(wanted: str | Path | None, output_dir: str | Path) -> tuple[Path, list[str]]:
-    """The checkpoint to resume from: the one that was named, or else the last complete one of the run.
+    """The checkpoint to resume from: the one that was named, or else the last complete one in the run's folder.
 
     Args:
-        wanted: a checkpoint; None for the last complete one.
+        wanted: a checkpoint; None for the one that was completed last.
         output_dir: folder of the run.
 
     Returns:
-        The checkpoint, and a sentence about each later one that was passed over.
+        The checkpoint, and a sentence about each one that was passed over: those that may be newer.
 
     Raises:
         StateError: the named checkpoint is missing or incomplete (the last complete one is named), or there is none.
@@ -107,7 +113,7 @@ def choose_checkpoint(wanted: str | Path | None, output_dir: str | Path) -> tupl
             raise StateError(f"{wanted} is incomplete: {problem}. {_advice(Path(wanted).parent)}")
         return Path(wanted), []
     passed_over = []
-    for folder in reversed(checkpoints_in(output_dir)):
+    for folder in reversed(_by_age(output_dir)):
         problem = what_is_missing(folder)
         if problem is None:
             return folder, passed_over
@@ -119,8 +125,19 @@ def choose_checkpoint(wanted: str | Path | None, output_dir: str | Path) -> tupl
 
 
 def last_complete(output_dir: str | Path) -> Path | None:
-    """The complete checkpoint of the highest step; None where there is none."""
-    return next((folder for folder in reversed(checkpoints_in(output_dir)) if what_is_missing(folder) is None), None)
+    """The checkpoint that was completed last; None where none is complete."""
+    return next((folder for folder in reversed(_by_age(output_dir)) if what_is_missing(folder) is None), None)
+
+
+def warn_of_another_run(output_dir: str | Path) -> None:
+    """Warn, at the start of a run that resumes nothing, that its folder holds complete checkpoints of another."""
+    if (good := last_complete(output_dir)) is not None:
+        logger.warning(
+            "%s is of an earlier run, and this one starts anew in the same folder. Until it has completed a checkpoint "
+            "of its own, --resume_from_checkpoint true goes on with the earlier run. Use another output_dir, or remove "
+            "the earlier checkpoints, to keep them apart.",
+            good,
+        )
 
 
 def rotate(newest: str | Path, limit: int | None, *, keep: Sequence[str | Path | None] = ()) -> list[Path]:
@@ -140,15 +157,35 @@ def rotate(newest: str | Path, limit: int | None, *, keep: Sequence[str | Path |
     if not limit or limit < 0:
         return []
     kept = {newest, *(Path(folder) for folder in keep if folder is not None)}
-    complete = [folder for folder in checkpoints_in(newest.parent) if (folder / COMPLETE_FILE).is_file()]
-    # By age, not by step: a run that was resumed from an early checkpoint writes lower steps than it finds.
-    complete.sort(key=lambda folder: (folder / COMPLETE_FILE).stat().st_mtime_ns)
+    complete = [folder for folder in _by_age(newest.parent) if (folder / COMPLETE_FILE).is_file()]
     excess = len(complete) - max(limit, len(kept & set(complete)))
     deleted = [folder for folder in complete if folder not in kept][: max(excess, 0)]
     for folder in deleted:
         (folder / COMPLETE_FILE).unlink(missing_ok=True)  # first: half deleted, it must not look complete
         shutil.rmtree(folder, ignore_errors=True)
     return deleted
+
+
+def _by_age(output_dir: str | Path) -> list[Path]:
+    """The checkpoints of a folder, complete or not, those that were completed first before the others.
+
+    Not by step, which only decides between equal ages: a run that starts anew in the folder, or resumes an early
+    checkpoint, writes lower steps than it finds. One without a list comes last: it may be the newest.
+    """
+    return sorted(checkpoints_in(output_dir), key=_completed)
+
+
+def _completed(folder: Path) -> float:
+    """When a checkpoint was completed, in nanoseconds."""
+    path = folder / COMPLETE_FILE
+    if not path.is_file():
+        return math.inf
+    try:
+        recorded = read_json(path).get("completed_ns")
+    except DataError:
+        recorded = None
+    # A damaged list, or one that was written before the time was part of it, is as old as its file.
+    return recorded if isinstance(recorded, int) else path.stat().st_mtime_ns
 
 
 def _advice(output_dir: Path) -> str:

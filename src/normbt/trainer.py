@@ -44,6 +44,7 @@ from normbt.checkpoint import (
     loss_settings,
     save_state,
 )
+from normbt.completeness import warn_of_another_run
 from normbt.config import NormBTConfig
 from normbt.encoding import encode_pairs, longest_sequence, prepare_tokenizer
 from normbt.errors import ConfigError
@@ -200,9 +201,11 @@ class NormBTTrainer(RewardTrainer):
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """Train as Transformers does, with packed batches where they are exact for the model.
 
-        ``resume_from_checkpoint=True`` takes the last *complete* checkpoint of ``output_dir``.
+        ``resume_from_checkpoint=True`` takes the checkpoint of ``output_dir`` that was *completed* last.
         """
         checkpoint = self._checkpoints.to_resume(resume_from_checkpoint, engine=self._engine)
+        if checkpoint is None and self.args.should_save:
+            warn_of_another_run(self.args.output_dir or ".")
         with self._reading_packed_rows():
             try:
                 return super().train(checkpoint, *args, **kwargs)
