@@ -1,6 +1,7 @@
 """The live view: right numbers, in the run's log, without moving the run by a bit."""
 
 import logging
+import math
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,8 +10,9 @@ import torch
 
 from normbt.errors import ConfigError
 from normbt.gradients import pair_gradient_norms
-from normbt.live_view import Probe, make_live_view, run_weights
+from normbt.live_view import Probe, make_live_view, probe_reference
 from normbt.packing import TokenPair, build_padded
+from normbt.weights import pair_weights
 from tiny import BOS, PAD, tiny_model
 
 pytest.importorskip("trl")
@@ -102,7 +104,7 @@ def test_the_numbers_are_those_of_the_formulas():
     update, weight = error * norm, distance.mean() / distance
 
     found = Probe(model, pairs, norm="full").measure(
-        lambda one, other: run_weights((one - other).norm(dim=1), "normbt", mu=None, eps=1e-6, max_weight=None)
+        lambda one, other: pair_weights((one - other).norm(dim=1), distance.mean(), eps=1e-6, max_weight=None)
     )
     for place, name in enumerate(("near", "mid", "far")):
         members = order[3 * place : 3 * place + 3]
@@ -140,13 +142,11 @@ def test_numbers_that_do_not_exist_are_left_out():
     }
 
 
-def test_the_weights_are_the_runs():
-    distance = torch.tensor([1.0, 3.0])
-    choose = {"mu": 4.0, "eps": 1e-9, "max_weight": 3.0}
-    assert run_weights(distance, "normbt", **choose).tolist() == pytest.approx([3.0, 4 / 3])
-    assert run_weights(distance, "raw", **choose).tolist() == pytest.approx([1.0, 1 / 3])
-    assert run_weights(distance, "batch", **choose).tolist() == pytest.approx([2.0, 2 / 3])
-    assert run_weights(distance, "none", **choose).tolist() == [1.0, 1.0]
+@pytest.mark.parametrize(
+    ("weighting", "mu", "reference"), [("normbt", 4.0, 4.0), ("normbt", None, 2.0), ("batch", 4.0, 2.0)]
+)
+def test_the_probe_stands_in_for_the_batch_and_for_a_mu_that_is_not_there_yet(weighting, mu, reference):
+    assert probe_reference(torch.tensor([1.0, math.inf, 3.0]), weighting, mu) == reference
 
 
 def test_shares_are_logged_under_bt_and_under_the_runs_weighting(tmp_path, tokenizer):

@@ -5,7 +5,7 @@ import torch
 
 from normbt.errors import DataError
 from normbt.losses import bt_loss, centering_term, scaled_bt_loss, sum_to_zero_term
-from normbt.objective import Objective
+from normbt.objective import Objective, run_weights
 from normbt.weights import pair_distance, pair_weights
 
 PAIRS = 5
@@ -25,6 +25,17 @@ def test_the_weight_is_that_of_its_reference(weighting, mu, reference):
     torch.testing.assert_close(terms.weight, pair_weights(DISTANCE, reference, eps=0.1, max_weight=0.9))
     assert (terms.weight == torch.tensor(0.9)).any(), "the bound is never reached, so it is not tested"
     torch.testing.assert_close(terms.objective, terms.weight * bt_loss(CHOSEN, REJECTED))
+
+
+def test_the_weights_of_a_run_by_its_weighting():
+    def weights(weighting, reference):
+        return run_weights(torch.tensor([1.0, 3.0]), weighting, reference, eps=1e-9, max_weight=3.0).tolist()
+
+    for weighting in ("normbt", "batch"):
+        assert weights(weighting, 4.0) == pytest.approx([3.0, 4 / 3])
+        assert weights(weighting, None) == [1.0, 1.0]
+    assert weights("raw", 4.0) == weights("raw", None) == pytest.approx([1.0, 1 / 3])
+    assert weights("none", 4.0) == [1.0, 1.0]
 
 
 @pytest.mark.parametrize(("weighting", "mu"), [("none", 2.0), ("normbt", None)])

@@ -6,13 +6,13 @@ from typing import Any, Literal, get_args
 from transformers.utils import is_torch_bf16_gpu_available
 from trl import RewardConfig
 
+from normbt.encoding import Overlong
 from normbt.errors import ConfigError
 from normbt.live_view import ProbeNorm
 from normbt.objective import Loss
 from normbt.packing import Batching
 from normbt.weights import Distance, Weighting
 
-Overlong = Literal["drop", "truncate-prompt"]
 OnNonfinite = Literal["stop", "skip"]
 
 

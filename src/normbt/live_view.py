@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from datasets import Dataset
 from torch import Tensor
 from transformers import TrainerCallback
@@ -23,10 +22,11 @@ from normbt.bias import (
 from normbt.bias.shares import Floats
 from normbt.errors import ConfigError
 from normbt.norm_meter import NormMeter, default_batch_tokens, make_norm_meter
+from normbt.objective import run_weights
 from normbt.packing import TokenPair, as_token_pair
 from normbt.scoring import score
 from normbt.stats import pair_outcomes
-from normbt.weights import Weighting, pair_distance, pair_weights
+from normbt.weights import Weighting, pair_distance
 
 logger = logging.getLogger(__name__)
 
@@ -137,8 +137,8 @@ def make_live_view(trainer: Any) -> LiveView:
 
     def weigh(chosen: Tensor, rejected: Tensor) -> Tensor:
         distance = pair_distance(chosen, rejected, kind=args.distance)
-        mu = float(trainer.mu) if trainer.mu is not None else None
-        return run_weights(distance, args.weighting, mu=mu, eps=args.eps, max_weight=args.max_weight)
+        reference = probe_reference(distance, args.weighting, trainer.mu)
+        return run_weights(distance, args.weighting, reference, eps=args.eps, max_weight=args.max_weight)
 
     def measure() -> dict[str, float]:
         with trainer.accelerator.autocast():  # rounding is then judged by the precision that training has
@@ -149,31 +149,24 @@ def make_live_view(trainer: Any) -> LiveView:
     return LiveView(measure, trainer.log_aside, args.probe_steps)
 
 
-def run_weights(
-    distance: Tensor, weighting: Weighting, *, mu: float | None, eps: float, max_weight: float | None
-) -> Tensor:
-    """Weight that a run gives the pairs of a probe.
+def probe_reference(distance: Tensor, weighting: Weighting, mu: float | None) -> float:
+    """What the weights of a probe are made with: the run's mu, or else the probe's own mean distance.
+
+    That stands in for the batch of ``batch``, and before the first step for mu, which starts as a mean distance too.
 
     Args:
-        distance: of each pair, of the run's kind, shape ``(pairs,)``.
-        weighting: the run's; for ``batch`` the probe stands in for the batch.
-        mu: the run's running mean; None before the first step, where the probe's mean stands in.
-        eps: added to the distance.
-        max_weight: largest weight; None for no bound.
-
-    Returns:
-        Weights, shape ``(pairs,)``.
+        distance: of each pair of the probe, of the run's kind, shape ``(pairs,)``.
+        weighting: the run's.
+        mu: the run's running mean; None before the first step.
 
     Example:
-        >>> run_weights(torch.tensor([1.0, 3.0]), "normbt", mu=None, eps=1e-6, max_weight=None)
-        tensor([2.0000, 0.6667])
+        >>> import torch
+        >>> probe_reference(torch.tensor([1.0, 3.0, torch.nan]), "normbt", None)
+        2.0
     """
-    if weighting == "none":
-        return torch.ones_like(distance)
-    reference = 1.0 if weighting == "raw" else mu
-    if reference is None or weighting == "batch":
-        reference = float(distance[distance.isfinite()].mean())
-    return pair_weights(distance, reference, eps=eps, max_weight=max_weight)
+    if weighting == "batch" or mu is None:
+        return float(distance[distance.isfinite()].mean())
+    return mu
 
 
 def _draw(train: Any, evaluation: Any, *, count: int, seed: int) -> list[TokenPair]:

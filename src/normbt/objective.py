@@ -73,7 +73,8 @@ class Objective:
             rewards: chosen answers first, shape ``(2 * pairs,)``.
             hidden: what the head read for them, shape ``(2 * pairs, hidden)``.
             margin: margin of each pair in reward units, shape ``(pairs,)``, or None.
-            mu: running mean of the distance; None where there is none yet, which makes the weights of ``normbt`` 1.
+            mu: running mean of the distance; None where there is none yet, which makes the weights of ``normbt`` 1: the
+                mean of a micro-batch in its place would make an evaluation depend on how it is split.
 
         Returns:
             The terms; they carry the gradient of ``rewards``. Under autocast they are computed in float32 all the same.
@@ -112,14 +113,35 @@ class Objective:
         return bt_loss(chosen, rejected, margin, smoothing=self.smoothing)
 
     def _weight(self, distance: Tensor, finite: Tensor, mu: Tensor | float | None) -> Tensor:
-        reference = None
-        if self.weighting == "normbt":
-            reference = mu
-        elif self.weighting == "raw":
-            reference = 1.0
-        elif self.weighting == "batch":
+        reference = mu
+        if self.weighting == "batch":
             total, count = all_reduce_sum(torch.stack([distance.sum(), finite.sum().float()]))
             reference = total / count.clamp_min(1.0)
-        if reference is None:
-            return torch.ones_like(distance)
-        return pair_weights(distance, reference, eps=self.eps, max_weight=self.max_weight)
+        return run_weights(distance, self.weighting, reference, eps=self.eps, max_weight=self.max_weight)
+
+
+def run_weights(
+    distance: Tensor, weighting: Weighting, reference: Tensor | float | None, *, eps: float, max_weight: float | None
+) -> Tensor:
+    """Weight that a run gives its pairs.
+
+    Args:
+        distance: of each pair, of the run's kind, shape ``(pairs,)``.
+        weighting: the run's.
+        reference: what ``normbt`` and ``batch`` divide by the distance: mu, or a mean distance. None where there is
+            none, which makes the weights 1.
+        eps: added to the distance.
+        max_weight: largest weight; None for no bound.
+
+    Returns:
+        Weights, shape ``(pairs,)``.
+
+    Example:
+        >>> run_weights(torch.tensor([1.0, 3.0]), "normbt", 2.0, eps=1e-6, max_weight=None)
+        tensor([2.0000, 0.6667])
+    """
+    if weighting == "raw":
+        reference = 1.0
+    if weighting == "none" or reference is None:
+        return torch.ones_like(distance)
+    return pair_weights(distance, reference, eps=eps, max_weight=max_weight)

@@ -5,7 +5,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 from normbt.encoding.overlong import cut_pair, require_length, require_policy
 from normbt.encoding.sequences import TEMPLATE_COLUMNS, Encoded, Encoder, common_prefix, template_options
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
     from transformers import PreTrainedTokenizerBase
 
-POLICIES = ("drop", "truncate-prompt")
+Overlong = Literal["drop", "truncate-prompt"]
 KEPT_COLUMNS = ("id", "margin", "category")
 # What becomes of a pair, as stored in the column "outcome" until it is counted.
 OUTCOMES = ("kept", "malformed", "identical", "overlong")
@@ -59,7 +59,7 @@ def encode_pairs(
     """
     from datasets import IterableDataset
 
-    require_policy(overlong, POLICIES)
+    require_policy(overlong, get_args(Overlong))
     require_length(max_length)
     encode = PairEncoder(Encoder(tokenizer), max_length, overlong)
     if isinstance(dataset, IterableDataset):
