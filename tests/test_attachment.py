@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn.functional import logsigmoid
 
+from host_waits import HostWaits
 from normbt import NormBTLoss, attach, bt_loss, capture_hidden, pair_distance, pair_weights
 from normbt.errors import ConfigError, DataError, ModelError, StateError
 from tiny import HIDDEN, padded, random_rows, tiny_model
@@ -306,6 +307,20 @@ def test_two_backwards_through_one_graph_count_the_pairs_once():
     loss.backward()
     torch.optim.SGD(model.parameters(), lr=0.0).step()
     assert len(normbt._last_step) == 1
+
+
+def test_the_host_waits_for_the_device_in_no_step_but_the_first():
+    model = tiny_model().train()
+    model.set_attn_implementation("eager")  # with torch's attention Transformers itself looks at the mask
+    attach(model, mu_init=MU)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    waits = []
+    for batch in batches(3):
+        with HostWaits() as mode:
+            plain_loss(model, batch).backward()
+            optimizer.step()
+        waits.append(mode.count)
+    assert waits == [1, 0, 0]  # once the pad tokens are looked at, for a warning
 
 
 # --- modes, state, removal --------------------------------------------------------------------------------------------

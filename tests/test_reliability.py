@@ -16,9 +16,9 @@ import torch
 pytest.importorskip("trl")
 
 from datasets import Dataset
-from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import TrainerCallback
 
+from host_waits import HostWaits
 from normbt.completeness import (
     COMPLETE_FILE,
     checkpoints_in,
@@ -363,31 +363,6 @@ def test_evaluation_counts_what_is_not_finite_as_wrong(tmp_path, tokenizer, capl
     assert metrics["eval_accuracy"] == pytest.approx(right / 8)
 
 
-READS = (
-    torch.ops.aten._local_scalar_dense.default,
-    torch.ops.aten.equal.default,
-    # The size of their result is a number that the host has to read.
-    torch.ops.aten.nonzero.default,
-    torch.ops.aten.masked_select.default,
-    torch.ops.aten._unique2.default,
-    torch.ops.aten.repeat_interleave.Tensor,
-)
-
-
-class _HostReads(TorchDispatchMode):
-    """Counts how often a number is read from the device."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.count = 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        self.count += function in READS
-        if function in (torch.ops.aten.index.Tensor, torch.ops.aten.index_put_.default):
-            self.count += any(index is not None and index.dtype == torch.bool for index in args[1])
-        return function(*args, **(kwargs or {}))
-
-
 @pytest.mark.parametrize("optim", ["adamw_torch_fused", "sgd"])
 def test_looking_out_for_nan_reads_nothing_from_the_device_between_logs(tmp_path, tokenizer, optim):
     reads: list[int] = []
@@ -400,7 +375,7 @@ def test_looking_out_for_nan_reads_nothing_from_the_device_between_logs(tmp_path
         tmp_path, tokenizer, model=tiny_model("llama"), data=word_pairs(40), logging_steps=100, optim=optim
     )
     trainer.add_callback(Counting())
-    with _HostReads() as mode:
+    with HostWaits() as mode:
         trainer.train()
     assert len(reads) == 10
     # The first step looks at the mean distance, and the last one is logged.

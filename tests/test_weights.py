@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import reference
+from host_waits import HostWaits
 from normbt.losses import bt_loss, scaled_bt_loss
 from normbt.weights import EmaState, NormBTLoss, all_reduce_sum, pair_distance, pair_weights, update_ema
 
@@ -444,6 +445,15 @@ def test_an_empty_batch_gives_a_zero_that_can_go_backward():
 
 def test_print_shows_the_settings():
     assert repr(NormBTLoss(beta=0.8)) == "NormBTLoss(beta=0.8, eps=1e-06, max_weight=10.0, loss=bt_loss)"
+
+
+def test_the_host_waits_for_the_device_neither_in_a_call_nor_for_a_number_given_as_mu():
+    module, batch = NormBTLoss(), draw(3)
+    with HostWaits() as waits:
+        module(*batch)
+        update_ema(EmaState(2.0, 1), batch[0].sum(), 3, 0.9)
+        pair_weights(pair_distance(*batch[2:]), 2.0)
+    assert waits.count == 0
 
 
 # --- several processes ---

@@ -332,7 +332,8 @@ class NormBTTrainer(RewardTrainer):
         return [*(StepBatches() for _ in drawn[1:]), StepBatches(micro_batches)], total_pairs
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Tensor:
-        pairs = torch.tensor(float(sum(pair_count(drawn) for drawn in batch_samples)), device=device)
+        here = sum(pair_count(drawn) for drawn in batch_samples)
+        pairs = torch.full((), float(here), device=device)  # written by the device: the host does not wait for a copy
         return pairs if self._shares_draws else all_reduce_sum(pairs)
 
     def _micro_batches(self, drawn: Sequence[Any]) -> list[MicroBatch]:
@@ -380,7 +381,7 @@ class NormBTTrainer(RewardTrainer):
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         """Transformers' norm, of all processes; where it is not finite, the optimizer's step is made harmless."""
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
-        value: Any = norm if isinstance(norm, Tensor) else torch.tensor(norm or 0.0, device=self.args.device)
+        value: Any = norm if isinstance(norm, Tensor) else torch.full((), norm or 0.0, device=self.args.device)
         finite = (value.full_tensor() if hasattr(value, "full_tensor") else value).isfinite()
         if self.accelerator.scaler is not None:
             finite = torch.ones_like(finite)  # float16 overflows now and then: its scaler skips those steps itself

@@ -100,7 +100,7 @@ def pair_weights(distance: Tensor, mu: Tensor | float, *, eps: float = 1e-6, max
         raise ValueError(f"eps must be positive, got {eps}.")
     if max_weight is not None and max_weight <= 0:
         raise ValueError(f"max_weight must be positive, or None for no bound; got {max_weight}.")
-    weight = torch.as_tensor(mu, dtype=torch.float32, device=distance.device) / (distance.float() + eps)
+    weight = _scalar(mu, distance.device) / (distance.float() + eps)
     return weight if max_weight is None else weight.clamp_max(max_weight)
 
 
@@ -146,16 +146,19 @@ def update_ema(state: EmaState, batch_sum: Tensor | float, batch_count: Tensor |
     """
     if not 0.0 <= decay < 1.0:
         raise ValueError(f"decay must be in [0, 1), got {decay}.")
-    batch_sum = torch.as_tensor(batch_sum, dtype=torch.float32)
-    device = batch_sum.device
-    batch_count = torch.as_tensor(batch_count, dtype=torch.float32, device=device)
-    mean = torch.as_tensor(state.mean, dtype=torch.float32, device=device)
-    count = torch.as_tensor(state.count, dtype=torch.int64, device=device)
+    device = batch_sum.device if isinstance(batch_sum, Tensor) else torch.device("cpu")
+    batch_sum, batch_count, mean = (_scalar(value, device) for value in (batch_sum, batch_count, state.mean))
+    count = _scalar(state.count, device, torch.int64)
 
     batch_mean = batch_sum / batch_count.clamp_min(1.0)
     moved = torch.where(count == 0, batch_mean, decay * mean + (1.0 - decay) * batch_mean)
     seen = (batch_count > 0) & batch_sum.isfinite()
     return EmaState(torch.where(seen, moved, mean), count + seen.long())
+
+
+def _scalar(value: Tensor | float, device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
+    # A number is written by the device: copied from a fresh tensor, it would make the host wait for all work before it.
+    return value.to(device, dtype) if isinstance(value, Tensor) else torch.full((), value, device=device, dtype=dtype)
 
 
 class NormBTLoss(nn.Module):
@@ -228,7 +231,7 @@ class NormBTLoss(nn.Module):
             gradients.
         """
         distance = pair_distance(chosen_hidden, rejected_hidden)
-        here = torch.stack([distance.sum(), distance.new_tensor(float(len(distance))), distance.new_tensor(1.0)])
+        here = torch.stack([distance.sum(), distance.new_full((), float(len(distance))), distance.new_ones(())])
         # Not in evaluation, which one rank may run alone while the others go on.
         distance_sum, pairs, ranks = all_reduce_sum(here) if self.training else here
         moved = update_ema(EmaState(self.mean, self.count), distance_sum, pairs, self.beta)

@@ -350,7 +350,7 @@ class Attachment:
         self._ema = update_ema(self._ema, total, count, self.settings["beta"])
         self._last_step, self._this_step = self._this_step, []
         if self._totals is not None:
-            self._totals[:2] = 0.0
+            self._totals[:2].zero_()
         self._reduced, self._is_pending, self._strangers = None, False, 0
         self._steps += 1
 

@@ -68,4 +68,4 @@ def sum_and_count(distance: Tensor) -> Tensor:
         >>> sum_and_count(torch.tensor([1.0, 3.0]))
         tensor([4., 2.])
     """
-    return torch.stack([distance.sum(), distance.new_tensor(float(len(distance)))])
+    return torch.stack([distance.sum(), distance.new_full((), float(len(distance)))])
