@@ -15,7 +15,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback
 
-from normbt import attach, bt_loss
+from normbt import attach, bt_loss, step_plan
 from normbt.config import NormBTConfig
 from normbt.trainer import NormBTTrainer
 from test_reliability import poisoned_model, poisoned_pairs
@@ -136,14 +136,20 @@ class Trace(TrainerCallback):
 
 
 def main(runs: dict[str, dict], folder: Path) -> None:
+    find_free_bytes, rank = step_plan.free_bytes, int(os.environ.get("RANK", "0"))
     for name, changes in runs.items():
         pairs, poisoned = changes.pop("pairs"), changes.pop("poisoned", False)
+        data = poisoned_pairs(pairs) if poisoned else word_pairs(pairs)
+        if changes.pop("stream", False):
+            data = data.to_iterable_dataset()
+        free = changes.pop("free_bytes", None)  # in each process
+        step_plan.free_bytes = find_free_bytes if free is None else lambda *_, here=free[rank]: here
         resume = changes.pop("resume", None)
         os.environ |= changes.pop("environment", {})  # read by Accelerate when the trainer is made
         trainer = NormBTTrainer(
             poisoned_model() if poisoned else tiny_model("llama"),
-            NormBTConfig(**settings(folder / name, max_steps=-1, num_train_epochs=1, **changes)),
-            train_dataset=poisoned_pairs(pairs) if poisoned else word_pairs(pairs),
+            NormBTConfig(**settings(folder / name, **({"max_steps": -1, "num_train_epochs": 1} | changes))),
+            train_dataset=data,
             eval_dataset={"held-out": word_pairs(7, seed=5)},
             processing_class=word_tokenizer(),
             compute_metrics=lambda found: {"predicted": len(found.predictions)},
@@ -152,7 +158,7 @@ def main(runs: dict[str, dict], folder: Path) -> None:
         trainer.add_callback(trace)
         trainer.train(resume_from_checkpoint=resume)
         trace.stop()
-        seen = {"mu": trainer.mu, "events": trace.events}
+        seen = {"mu": trainer.mu, "events": trace.events, "token_budget": trainer.step_plan.token_budget}
         (folder / f"{name}.process-{trainer.args.process_index}.json").write_text(json.dumps(seen))
         metrics = trainer.evaluate()
         predictions = trainer.predict(trainer.eval_dataset["held-out"]).predictions

@@ -24,6 +24,10 @@ RUNS = {
     "padded": {"batching": "padded", "save_strategy": "steps", "save_steps": 1},
     "idle": {"batching": "packed", "pairs": 17},
     "grouped": {"batching": "packed", "train_sampling_strategy": "group_by_length"},
+    # The pairs of each process are its own, and need 4 and 2 micro-batches in the first step, 2 and 4 in the last.
+    "stream": {"batching": "packed", "token_budget": 36, "pairs": 24, "stream": True, "max_steps": 3},
+    # The first process has ample memory, the second nearly none.
+    "memory": {"batching": "packed", "token_budget": None, "free_bytes": [2**40, 1000]},
     # One pair is NaN, in one of the processes: all of them must leave that step out.
     "poisoned": {"batching": "padded", "poisoned": True, "on_nonfinite": "skip"},
 }
@@ -182,6 +186,24 @@ def test_a_step_sums_eight_bytes_over_the_processes_while_it_goes_on(outcomes, r
             assert backwards > 1
             assert step == [*waits, *["backward"] * (backwards - 1), "all_reduce 8 started", "backward", "optimizer"]
         assert last.index("all_reduce 8 started") < last.index("optimizer")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("run", RUNS | QUIET)
+def test_all_processes_run_equally_many_micro_batches(outcomes, run):
+    """Else FSDP and ZeRO-3 would wait for ever, and so would ``weighting=batch``."""
+    first, second = (process(outcomes[2], run, number) for number in range(2))
+    counts = [[step.count("backward") for step in steps_of(one["events"])] for one in (first, second)]
+    assert counts[0] == counts[1]
+    if run == "stream":
+        assert counts[0] == [4, 2, 4]
+
+
+@pytest.mark.slow
+def test_all_processes_keep_to_the_least_memory_of_any(outcomes):
+    budgets = [process(outcomes[2], "memory", number)["token_budget"] for number in range(2)]
+    assert budgets == [34, 34]  # both sequences of the longest pair: such a pair runs in any case
+    assert process(outcomes[1], "memory", 0)["token_budget"] == 2048
 
 
 @pytest.mark.slow

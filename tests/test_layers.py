@@ -36,7 +36,11 @@ JOB_PACKAGES = f"{MODEL_PACKAGES} trl accelerate rich rapidfuzz packaging"
 LAYERS = [
     _layer("0a errors", "errors"),
     _layer("0b the launcher", "processes", "torch accelerate"),
-    _layer("1a formulas and parts", "losses stats metrics nonfinite head packing batching cost", FORMULA_PACKAGES),
+    _layer(
+        "1a formulas and parts",
+        "losses stats metrics nonfinite head packing batching cost agreement sharding",
+        FORMULA_PACKAGES,
+    ),
     _layer("1b made of them", "weights batches gradients last_layer", FORMULA_PACKAGES),
     _layer("1c made of those", "attachment objective running_mean", FORMULA_PACKAGES),
     _layer("2a inputs and outputs", "pairs results attention", DATA_PACKAGES),

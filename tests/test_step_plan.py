@@ -8,13 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from normbt import step_plan
+from normbt import attention, step_plan
 from normbt.cost import activation_bytes, decoder_shape, training_state_bytes
 from normbt.errors import ConfigError
+from normbt.sharding import Shards
 from normbt.step_plan import StepPlan, free_bytes, make_step_plan
 from tiny import PAD, tiny_model
 
 AMPLE = 2**40
+GPU = torch.device("cuda", 0)
 CHOICES: dict[str, Any] = {
     "batching": "packed",
     "token_budget": None,
@@ -30,7 +32,20 @@ CHOICES: dict[str, Any] = {
 @pytest.fixture
 def free(monkeypatch: pytest.MonkeyPatch):
     """Sets the free memory the plan is made for."""
-    return lambda number: monkeypatch.setattr(step_plan, "free_bytes", lambda model: number)
+    return lambda number: monkeypatch.setattr(step_plan, "free_bytes", lambda *_: number)
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch):
+    """Sets the free memory of a GPU that isn't there; the host's, which is none of its business, can't be asked for."""
+
+    def with_free(number: int) -> None:
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (number - 300, 10 * number))
+        monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 800)
+        monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 500)  # 300 are free for torch
+        monkeypatch.delattr(step_plan.psutil, "virtual_memory", raising=False)
+
+    return with_free
 
 
 def plan_for(kind: str = "llama", **changes: Any) -> StepPlan:
@@ -173,6 +188,89 @@ def test_memory_for_gradients_and_moments_is_not_free(monkeypatch: pytest.Monkey
     assert free_bytes(model) == 0
     model.requires_grad_(False)
     assert free_bytes(model) == state - 1
+
+
+def test_a_model_that_the_engine_moves_later_gets_the_memory_of_the_gpu_it_is_moved_to(gpu) -> None:
+    """FSDP and DeepSpeed leave it in the host's memory until training starts."""
+    gpu(AMPLE)
+    plan = plan_for(device=GPU)
+    assert (plan.token_budget, plan.checkpointing) == (16_384, False)
+    assert "of 1024.0 GiB free" in plan.reason
+    gpu(1000)
+    assert plan_for(device=GPU).checkpointing
+
+
+@pytest.mark.parametrize("shards", [Shards(), Shards(1, 4), Shards(4, 4)])
+def test_a_model_on_its_way_takes_its_part_of_the_gpus_memory(gpu, shards) -> None:
+    model = tiny_model("llama")
+    parameters = sum(each.numel() * each.element_size() for each in model.parameters())
+    part = parameters // shards.parameters + 3 * parameters // shards.state
+    gpu(part + 500)
+    assert free_bytes(model, GPU, shards) == 500
+    gpu(part - 1)
+    assert free_bytes(model, GPU, shards) == 0
+    model.requires_grad_(False)
+    gpu(parameters + 500)
+    assert free_bytes(model, GPU, shards) == 500 + parameters - parameters // shards.parameters
+
+
+def test_parameters_that_zero_3_has_cut_up_count_whole(gpu) -> None:
+    model, cut = tiny_model("llama"), tiny_model("llama")
+    for parameter in cut.parameters():
+        parameter.ds_numel, parameter.ds_shape = parameter.numel(), parameter.shape
+        parameter.data = torch.empty(0)
+    gpu(AMPLE)
+    assert free_bytes(cut, GPU, Shards(2, 2)) == free_bytes(model, GPU, Shards(2, 2)) < AMPLE
+    assert decoder_shape(cut) == decoder_shape(model)
+
+
+def test_a_soft_capped_model_is_padded_for_the_gpu_it_will_run_on(free, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "_flash_attn", lambda: None)
+    free(AMPLE)
+    assert plan_for("gemma2").batching == "packed"
+    plan = plan_for("gemma2", device=GPU)
+    assert plan.batching == "padded"
+    assert "needs the flash-attn package on a CUDA device" in plan.reason
+
+
+# --- several processes ------------------------------------------------------------------------------------------------
+
+
+def least_of(other: StepPlan):
+    """What all processes agree on where there are two, the other one with this plan."""
+    theirs = [other.token_budget, other.batching != "padded", not other.checkpointing]
+    return lambda ours: [int(min(pair)) for pair in zip(ours, theirs, strict=True)]
+
+
+def test_processes_with_unequal_memory_follow_one_plan(free) -> None:
+    free(AMPLE)
+    roomy = plan_for()
+    free(1000)
+    tight = plan_for()
+    assert (roomy.token_budget, roomy.checkpointing) != (tight.token_budget, tight.checkpointing)
+    for own, other in (
+        (roomy, tight),
+        (tight, roomy),
+        (roomy, tight.falling_back("")),
+        (tight.falling_back(""), roomy),
+    ):
+        plan = own.agreed(least_of(other))
+        assert (plan.token_budget, plan.checkpointing) == (tight.token_budget, True)
+        assert plan.batching == ("padded" if "padded" in (own.batching, other.batching) else "packed")
+        changed = (plan.token_budget, plan.checkpointing) != (own.token_budget, own.checkpointing)
+        assert ("in common with the other processes" in plan.reason) == (changed or plan.batching != own.batching)
+    assert roomy.agreed(least_of(roomy)) == roomy
+
+
+@pytest.mark.parametrize("batching", ["packed", "padded"])
+@given(examples=pairs, more=st.integers(0, 5))
+@settings(deadline=None, max_examples=50)
+def test_a_process_makes_as_many_micro_batches_as_the_one_that_needs_most(plans, batching, examples, more) -> None:
+    plan = plans["packed"] if batching == "packed" else plans["packed"].falling_back("")
+    needed = len(plan.micro_batches(examples))
+    batches = plan.micro_batches(examples, agree=lambda own: own + more)
+    assert len(batches) == needed + more
+    assert sorted(number for batch in batches if batch.pairs for number in numbers(batch)) == list(range(len(examples)))
 
 
 # --- micro-batches ----------------------------------------------------------------------------------------------------

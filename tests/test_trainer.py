@@ -2,6 +2,7 @@
 
 import json
 import logging
+from dataclasses import replace
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from transformers import PreTrainedTokenizerFast
 from trl import RewardConfig, RewardTrainer
 
 from normbt import NormBTLoss, capture_hidden
+from normbt import trainer as trainer_module
 from normbt.config import NormBTConfig
 from normbt.trainer import NormBTTrainer
 
@@ -490,6 +492,41 @@ def test_a_stream_trains_packed_and_its_rows_are_counted_once(tmp_path, tokenize
     assert trainer.step_plan.batching == "packed"
     assert trainer.data_reports["train"].read == 16
     assert len(logged(trainer, "mu")) == 4
+
+
+def test_the_plan_is_made_for_the_device_of_the_run_while_the_model_is_still_elsewhere(
+    tmp_path, tokenizer, monkeypatch
+):
+    config = NormBTConfig(**settings(tmp_path, bf16_full_eval=True))
+    trainer = NormBTTrainer(tiny_model(), config, train_dataset=word_pairs(8), processing_class=tokenizer)
+    assert trainer.step_plan.token_budget == 2048
+    monkeypatch.setattr(NormBTConfig, "device", torch.device("cuda", 0))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2**40, 2**40))
+    for name in ("memory_reserved", "memory_allocated"):
+        monkeypatch.setattr(torch.cuda, name, lambda device: 0)
+    plan = trainer._make_step_plan()
+    assert plan.token_budget == 16_384
+    assert "of 1024.0 GiB free" in plan.reason
+
+
+def test_every_process_pads_where_the_check_fails_in_one(tmp_path, tokenizer, monkeypatch, caplog):
+    monkeypatch.setattr(trainer_module, "least_of_all", lambda numbers, device: [min(n, 0) for n in numbers])
+    config = NormBTConfig(**settings(tmp_path, max_steps=1))
+    trainer = NormBTTrainer(tiny_model(), config, train_dataset=word_pairs(8), processing_class=tokenizer)
+    monkeypatch.setattr(trainer, "step_plan", replace(trainer.step_plan, batching="packed", token_budget=100))
+    trainer.train()
+    assert trainer.step_plan.batching == "padded"
+    assert "differ from separate sequences in another process" in trainer.step_plan.reason
+    assert "in another process. Batches are padded instead." in caplog.text
+
+
+def test_a_process_that_has_no_head_yet_leaves_the_check_to_the_others(tmp_path, tokenizer):
+    """FSDP's cpu_ram_efficient_loading: a head that no checkpoint holds is made in the first process only."""
+    config = NormBTConfig(**settings(tmp_path))
+    trainer = NormBTTrainer(tiny_model(), config, train_dataset=word_pairs(8), processing_class=tokenizer)
+    trainer.model.score.to("meta")
+    trainer._fall_back_unless_exact()
+    assert trainer.step_plan.batching == "packed"
 
 
 @pytest.mark.parametrize("kind", ["bert", "gpt2", "modernbert", "deberta-v2"])

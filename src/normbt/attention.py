@@ -31,14 +31,15 @@ _CPU_QUERIES = 128
 """Queries of a block on a CPU."""
 
 
-def packing_obstacle(model: nn.Module) -> str | None:
+def packing_obstacle(model: nn.Module, device: torch.device | None = None) -> str | None:
     """Why a model's rewards would not be exact on packed pairs.
 
     Exact are decoders whose layers all attend causally, over everything or a sliding window, and whose attention
     goes through Transformers' interface.
 
     Args:
-        model: a Transformers model, PEFT-wrapped or not, on the device it will run on.
+        model: a Transformers model, PEFT-wrapped or not.
+        device: that it will run on; None for the one it is on.
 
     Returns:
         The reason, a clause for a message to people, or ``None`` if pairs can be packed.
@@ -67,10 +68,10 @@ def packing_obstacle(model: nn.Module) -> str | None:
     # attention function by keyword, and adds no bias to the scores.
     if not (inner._supports_attention_backend and inner._supports_flash_attn and inner._can_set_attn_implementation()):
         return f"the attention of {name} does not go through Transformers' attention interface without a dense mask"
-    return _layer_obstacle(inner)
+    return _layer_obstacle(inner, device or inner.device)
 
 
-def _layer_obstacle(model: PreTrainedModel) -> str | None:
+def _layer_obstacle(model: PreTrainedModel, device: torch.device) -> str | None:
     layers = {name: module for name, module in model.named_modules() if isinstance(_is_causal(module), bool)}
     if not layers:
         return f"no attention layer was found in {type(model).__name__}"
@@ -84,7 +85,7 @@ def _layer_obstacle(model: PreTrainedModel) -> str | None:
         if dropout:
             return f"{name} has an attention dropout of {dropout:g}; set it to 0 in the model's config"
     capped = getattr(model.config, "attn_logit_softcapping", None) is not None
-    if capped and model.device.type == "cuda" and _flash_attn() is None:
+    if capped and device.type == "cuda" and _flash_attn() is None:
         return "its soft-capped attention needs the flash-attn package on a CUDA device"
     return None
 

@@ -110,6 +110,7 @@ def plan_step(
     token_budget: int,
     ranks: int = 1,
     arrange: Arrangement = arrange,
+    agree: Callable[[int], int] = int,
 ) -> list[list[list[int]]]:
     """The micro-batches of each rank for one optimizer step.
 
@@ -123,6 +124,8 @@ def plan_step(
         token_budget: most tokens of a micro-batch; a longer pair is alone.
         ranks: number of processes.
         arrange: puts the pairs of a rank into micro-batches: :func:`arrange`, or :func:`arrange_by_length`.
+        agree: from the number of micro-batches that these pairs need to the number wanted, which is not smaller; for
+            ranks whose pairs are not all among these.
 
     Returns:
         Positions in ``tokens``, as ``plan[rank][micro_batch]``.
@@ -135,7 +138,7 @@ def plan_step(
     for share in balance(costs, ranks):
         batches = arrange([tokens[pair] for pair in share], token_budget)
         plan.append([[share[position] for position in batch] for batch in batches])
-    count = max(map(len, plan))
+    count = agree(max(map(len, plan)))
     return [_split_to(batches, count, tokens) for batches in plan]
 
 

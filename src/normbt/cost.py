@@ -60,7 +60,7 @@ def decoder_shape(model: nn.Module) -> DecoderShape:
     config: Any = model.config
     config = config.get_text_config()
     head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    weights = [parameter.numel() for name, parameter in model.named_parameters() if _is_layer_weight(name, parameter)]
+    weights = [numel(parameter) for name, parameter in model.named_parameters() if _is_layer_weight(name, parameter)]
     return DecoderShape(
         layers=config.num_hidden_layers,
         hidden=config.hidden_size,
@@ -136,7 +136,17 @@ def training_state_bytes(parameters: Iterable[Tensor]) -> int:
         >>> training_state_bytes(nn.Linear(4, 2).parameters())
         120
     """
-    return sum(3 * each.numel() * each.element_size() for each in parameters if each.requires_grad)
+    return sum(3 * numel(each) * each.element_size() for each in parameters if each.requires_grad)
+
+
+def numel(parameter: Tensor) -> int:
+    """Entries of a parameter; of all its parts where ZeRO-3 has cut it up, which leaves an empty tensor in its place.
+
+    Example:
+        >>> numel(nn.Linear(3, 2).weight)
+        6
+    """
+    return getattr(parameter, "ds_numel", parameter.numel())
 
 
 def plan_memory(
@@ -195,4 +205,4 @@ def _is_layer_weight(name: str, parameter: Tensor) -> bool:
     # Decoder layers are numbered in every Transformers model; embeddings and heads are not. LoRA's own matrices are
     # left out: they are small, and the backbone's work is what the step is measured against.
     numbered = any(part.isdigit() for part in name.split("."))
-    return numbered and parameter.dim() == 2 and "lora_" not in name
+    return numbered and len(getattr(parameter, "ds_shape", parameter.shape)) == 2 and "lora_" not in name

@@ -1,6 +1,6 @@
 """How the pairs of an optimizer step become micro-batches, and how much memory they may take."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from math import ceil
@@ -13,8 +13,17 @@ from torch import nn
 from normbt.attention import packing_obstacle
 from normbt.batches import MicroBatch, lay_out
 from normbt.batching import arrange, arrange_by_length, plan_step
-from normbt.cost import LARGEST_BUDGET, DecoderShape, decoder_shape, pair_flops, plan_memory, training_state_bytes
+from normbt.cost import (
+    LARGEST_BUDGET,
+    DecoderShape,
+    decoder_shape,
+    numel,
+    pair_flops,
+    plan_memory,
+    training_state_bytes,
+)
 from normbt.packing import Batching, build_packed, build_padded
+from normbt.sharding import UNDIVIDED, Shards
 
 _LARGEST_CPU_BUDGET = 2_048
 """Tokens beyond which a micro-batch is no faster on a CPU, whose caches its activations leave."""
@@ -43,14 +52,21 @@ class StepPlan:
     reason: str
 
     def micro_batches(
-        self, examples: Sequence[Mapping[str, Any]], *, rank: int = 0, ranks: int = 1
+        self,
+        examples: Sequence[Mapping[str, Any]],
+        *,
+        rank: int = 0,
+        ranks: int = 1,
+        agree: Callable[[int], int] = int,
     ) -> list[MicroBatch]:
         """Arrange all examples of a step; which pairs belong to the step is not touched.
 
         Args:
-            examples: encoded pairs of the step, of all processes, at least one.
-            rank: which process this is.
-            ranks: how many processes share the step.
+            examples: encoded pairs of the step, at least one: of all processes, or of this one alone.
+            rank: which process this is, among those that these pairs are shared out to.
+            ranks: how many those are.
+            agree: where each process has pairs of its own, from the number of micro-batches that they need here to the
+                largest of any process.
 
         Returns:
             Micro-batches of this process, on the CPU, arranged to the budget and balanced by cost; when padded, with
@@ -64,10 +80,10 @@ class StepPlan:
         # Without a shape nothing is known of the attention: the tokens stand for the cost.
         costs = [float(pair_flops(self.shape, *size)) for size in sizes] if self.shape else tokens
         how = arrange_by_length if padded else arrange
-        shares = plan_step(tokens, costs, token_budget=self.token_budget, ranks=ranks, arrange=how)[rank]
+        plan = plan_step(tokens, costs, token_budget=self.token_budget, ranks=ranks, arrange=how, agree=agree)
         return [
             self.together([examples[i] for i in indices]) if indices else self.together(examples[:1]).uncounted()
-            for indices in shares
+            for indices in plan[rank]
         ]
 
     def together(self, examples: Sequence[Mapping[str, Any]]) -> MicroBatch:
@@ -85,10 +101,31 @@ class StepPlan:
         """The same plan with padded batches, and why."""
         return replace(self, batching="padded", reason=reason)
 
+    def agreed(self, least_of_all: Callable[[Sequence[int]], list[int]]) -> "StepPlan":
+        """The plan that every process can follow: each has made one for the memory that it found free.
+
+        Args:
+            least_of_all: the least of each number over the processes.
+
+        Returns:
+            The least budget, packed where all can pack, with checkpointing where one needs it.
+        """
+        budget, packs, keeps = least_of_all([self.token_budget, self.batching != "padded", not self.checkpointing])
+        plan = replace(self, token_budget=budget, checkpointing=not keeps)
+        if not packs and self.batching != "padded":
+            plan = replace(plan, batching="padded")
+        if plan == self:
+            return plan
+        state = "off" if keeps else "on"
+        common = f"batching {plan.batching}, at most {budget:,} tokens, checkpointing {state}"
+        return replace(plan, reason=f"{self.reason}; in common with the other processes: {common}")
+
 
 def make_step_plan(
     model: nn.Module,
     *,
+    device: torch.device | None = None,
+    shards: Shards = UNDIVIDED,
     batching: Batching,
     token_budget: int | None,
     checkpointing: bool | None,
@@ -99,10 +136,12 @@ def make_step_plan(
     pad_to_multiple_of: int | None,
     low_precision: bool,
 ) -> StepPlan:
-    """Choose layout, token budget and checkpointing for a model on the device it is on.
+    """Choose layout, token budget and checkpointing for a model on the device it will train on.
 
     Args:
         model: the reward model, PEFT-wrapped or not.
+        device: that it will train on; None for the one it is on.
+        shards: over how many processes its parameters and its training state are divided.
         batching: the layout wanted; one that would not be exact for the model becomes ``padded``.
         token_budget: most tokens of a micro-batch; None chooses from the free memory.
         checkpointing: None switches it on only when the estimate doesn't fit into the free memory without it.
@@ -120,7 +159,8 @@ def make_step_plan(
     Raises:
         ConfigError: the token budget is not positive.
     """
-    obstacle = packing_obstacle(model) if batching != "padded" else None
+    device = device or next(model.parameters()).device
+    obstacle = packing_obstacle(model, device) if batching != "padded" else None
     reasons = [f"batching {batching}" if obstacle is None else f"batching padded, because {obstacle}"]
     plan = StepPlan(
         batching="padded" if obstacle is not None else batching,
@@ -142,7 +182,7 @@ def make_step_plan(
         reasons.append(f"at most {budget:,} tokens a micro-batch; memory not estimated ({missing})")
         reasons.append(f"checkpointing {'on' if checkpointing else 'off'}")
         return replace(plan, batching="padded", token_budget=budget, reason="; ".join(reasons))
-    free = free_bytes(model)
+    free = free_bytes(model, device, shards)
     memory = plan_memory(
         shape,
         free_bytes=free,
@@ -150,7 +190,7 @@ def make_step_plan(
         element_size=2 if low_precision else next(model.parameters()).element_size(),
         token_budget=token_budget if arranges else whole_draw,
         checkpointing=checkpointing,
-        largest_budget=_LARGEST_CPU_BUDGET if next(model.parameters()).device.type == "cpu" else LARGEST_BUDGET,
+        largest_budget=_LARGEST_CPU_BUDGET if device.type == "cpu" else LARGEST_BUDGET,
     )
     if arranges:
         reasons.append(f"at most {memory.token_budget:,} tokens a micro-batch")
@@ -166,22 +206,28 @@ def make_step_plan(
     )
 
 
-def free_bytes(model: nn.Module) -> int:
-    """Memory left for activations on the model's device, once gradients and Adam's moments are there.
+def free_bytes(model: nn.Module, device: torch.device | None = None, shards: Shards = UNDIVIDED) -> int:
+    """Memory left for activations on a device, once the model, its gradients and Adam's moments are there.
 
     Args:
-        model: on the device it trains on.
+        model: on that device, or still on its way: FSDP and DeepSpeed move it when training starts.
+        device: that it will train on; None for the one it is on.
+        shards: over how many processes its parameters and its training state are divided.
 
     Returns:
-        Bytes; 0 when the training state alone does not fit.
+        Bytes; 0 when the model and the training state alone do not fit.
     """
-    device = next(model.parameters()).device
+    parameters = list(model.parameters())
+    device = device or parameters[0].device
     if device.type == "cuda":
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         available = torch.cuda.mem_get_info(device)[0] + cached
     else:
         available = psutil.virtual_memory().available
-    return max(0, available - training_state_bytes(model.parameters()))
+    # Another device of the same type holds a part of a model that is spread over several: that part stays there.
+    to_come = sum(numel(each) * each.element_size() for each in parameters if each.device.type != device.type)
+    state = training_state_bytes(parameters)
+    return max(0, available - to_come // shards.parameters - state // shards.state)
 
 
 def _sizes(example: Mapping[str, Any], share: bool) -> tuple[int, int, int]:

@@ -4,7 +4,7 @@ import contextlib
 import inspect
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import reduce
+from functools import partial, reduce
 from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
@@ -31,6 +31,7 @@ from trl.data_utils import get_dataset_column_names
 from trl.trainer.utils import get_config_model_id
 
 from normbt.adapters import check_head_is_trained, reward_peft_config
+from normbt.agreement import least_of_all, most_of_all
 from normbt.attachment import is_attached
 from normbt.attention import pair_attention
 from normbt.batches import MicroBatch, PairExamples, StepBatches, from_collator, pair_count
@@ -56,11 +57,12 @@ from normbt.metrics import COLUMNS, pair_metrics, stack_records
 from normbt.nonfinite import Findings, FiniteWatch, guard_step
 from normbt.objective import Objective
 from normbt.packing import as_token_pair
-from normbt.packing_check import check_packing, made_up_pairs
+from normbt.packing_check import PackingCheck, check_packing, made_up_pairs
 from normbt.pairs import DataReport, LiveReport, read_pairs
 from normbt.running_mean import RunningMean, sum_of_finite
 from normbt.sampling import PairsByLength, pair_lengths
 from normbt.saving import Checkpoints, plain_tensors_only, prove_reload
+from normbt.sharding import shards_of
 from normbt.step_plan import StepPlan, make_step_plan
 from normbt.weights import EmaState, all_reduce_sum, pair_distance
 
@@ -225,6 +227,8 @@ class NormBTTrainer(RewardTrainer):
         arranges = self.data_collator is PairExamples
         plan = make_step_plan(
             self.model,
+            device=self.args.device,  # where FSDP and DeepSpeed bring it later: until then it is in the host's memory
+            shards=shards_of(self.accelerator),
             batching=self.args.batching if arranges else "padded",
             token_budget=self.args.token_budget,
             checkpointing=None if automatic else bool(self.args.gradient_checkpointing),
@@ -234,7 +238,7 @@ class NormBTTrainer(RewardTrainer):
             pad_token_id=self.processing_class.pad_token_id,
             pad_to_multiple_of=multiple,
             low_precision=bool(self.args.bf16 or self.args.fp16),
-        )
+        ).agreed(partial(least_of_all, device=self.args.device))
         self.args.gradient_checkpointing = self.args.activation_checkpointing = plan.checkpointing
         if plan.checkpointing and automatic and is_peft_model(self.model):
             self.model.enable_input_require_grads()
@@ -259,24 +263,36 @@ class NormBTTrainer(RewardTrainer):
             self._reads_packed_rows = False
 
     def _fall_back_unless_exact(self) -> None:
-        """Compare a packed batch of the first pairs with their separate sequences; pad, loudly, if they differ."""
+        """Compare a packed batch of the first pairs with their separate sequences; pad, loudly, if they differ.
+
+        All processes pad where one has to.
+        """
         if self.is_deepspeed_enabled:
             reason = "batching padded, because the packed layout can't be checked on a model that DeepSpeed shards"
             self.step_plan = self.step_plan.falling_back(reason)
             logger.warning("%s.", reason)
             return
+        check = self._check_packing()
+        found = "packed pairs are not checked in this process." if check is None else check.summary()
+        passed = check is None or check.passed
+        if all(least_of_all([passed], self.args.device)):
+            logger.info("%s", found)
+            return
+        if passed:
+            found = "packed pairs differ from separate sequences in another process."
+        self.step_plan = self.step_plan.falling_back(f"batching padded, because {found}")
+        logger.warning("%s Batches are padded instead.", found)
+
+    def _check_packing(self) -> PackingCheck | None:
+        if any(parameter.is_meta for parameter in self.model.parameters()):
+            return None  # FSDP makes a new head in the first process of a machine, and gives it to this one later
         if isinstance(self.train_dataset, IterableDataset):
             pairs = made_up_pairs(self.model)  # looking into a stream would count its first rows twice
         else:
             pairs = [as_token_pair(example) for example in islice(iter(self.train_dataset), _CHECKED_PAIRS)]
         dtype = torch.bfloat16 if self.args.bf16 else torch.float16 if self.args.fp16 else self.model.dtype
         with self.accelerator.autocast():
-            check = check_packing(self.model, pairs, share=self.step_plan.batching == "packed", dtype=dtype)
-        if check.passed:
-            logger.info("%s", check.summary())
-        else:
-            self.step_plan = self.step_plan.falling_back(f"batching padded, because {check.summary()}")
-            logger.warning("%s Batches are padded instead.", check.summary())
+            return check_packing(self.model, pairs, share=self.step_plan.batching == "packed", dtype=dtype)
 
     @property
     def _shares_draws(self) -> bool:
@@ -341,8 +357,13 @@ class NormBTTrainer(RewardTrainer):
             batches = [from_collator(batch) for batch in drawn]
         else:
             examples = [example for batch in drawn for example in batch.examples]
-            shares = (self.accelerator.process_index, self.accelerator.num_processes) if self._shares_draws else (0, 1)
-            batches = self.step_plan.micro_batches(examples, rank=shares[0], ranks=shares[1])
+            if self._shares_draws:
+                rank, ranks = self.accelerator.process_index, self.accelerator.num_processes
+                batches = self.step_plan.micro_batches(examples, rank=rank, ranks=ranks)
+            else:
+                # No process knows how many the others' pairs need.
+                count = partial(most_of_all, device=self.args.device)
+                batches = self.step_plan.micro_batches(examples, agree=count)
         if self._probe is None:
             self._probe = self.step_plan.padded(examples[:2]) if isinstance(drawn[0], PairExamples) else batches[0]
         return batches
