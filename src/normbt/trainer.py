@@ -125,7 +125,7 @@ class NormBTTrainer(RewardTrainer):
         for message in prepare_tokenizer(tokenizer, eos_token=args.eos_token, pad_token=pad_token):
             logger.warning(message)
         if pad_token is not None:
-            args.pad_token = tokenizer.pad_token
+            args.pad_token = str(tokenizer.pad_token)
         self._reports: dict[str, list[DataReport | LiveReport]] = {}
         collator: Any = custom_collator or PairExamples
         super().__init__(model, args, data_collator=collator, **kwargs)
