@@ -11,6 +11,7 @@ import yaml
 from rich.console import Console
 
 import tiny
+from normbt import cli
 from normbt.demo import DEMO_FILE, compare_by_category, render_demo, run_demo
 from normbt.demo.table import findings
 from normbt.errors import ConfigError, DataError
@@ -69,6 +70,14 @@ def scored(identifier, category, gap, distance=1.0):
         "correct": gap > 0,
         "distance": distance,
     }
+
+
+def test_an_encoder_that_is_not_there_leaves_no_folder(tmp_path, capsys):
+    folder = tmp_path / "demo"
+    assert cli.main(["demo", "--encoder", str(tmp_path / "typo"), "--output_dir", str(folder)]) == 2
+    printed = " ".join(capsys.readouterr().err.split())
+    assert f"normbt: Cannot load '{tmp_path / 'typo'}': " in printed
+    assert not folder.exists()
 
 
 def test_every_file_is_written(finished):

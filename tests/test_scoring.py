@@ -466,9 +466,9 @@ def test_weights_that_are_cut_short_are_named(save):
 
 
 def test_what_is_not_there_is_named(save, tmp_path):
-    with pytest.raises(ModelError, match=r"Cannot load a reward model and its tokenizer from '.*/nowhere'"):
+    with pytest.raises(ModelError, match=r"Cannot load '.*/nowhere': "):
         load_reward_model(tmp_path / "nowhere")
-    with pytest.raises(ModelError, match="Cannot load a reward model and its tokenizer from"):
+    with pytest.raises(ModelError, match="Cannot load "):
         load_reward_model(save(tiny_model("llama"), with_tokenizer=False))
 
 

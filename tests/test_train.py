@@ -10,8 +10,11 @@ from transformers import AutoModelForSequenceClassification
 
 from normbt import cli, saving
 from normbt.arguments import parse_train_arguments
+from normbt.config import NormBTConfig
 from normbt.errors import ConfigError, DataError
+from normbt.pairs import read_pairs
 from normbt.train import read_training_data
+from normbt.trainer import NormBTTrainer
 
 
 def train(checkpoint: Path, output_dir: Path, *argv: str, steps: int = 1) -> int:
@@ -156,6 +159,31 @@ def test_a_model_with_its_own_code_trains_and_its_checkpoint_is_proved(
     assert train(folder, tmp_path / "rm", *data) == 0
     assert proved == [None]
     assert (tmp_path / "rm" / "checkpoint-1" / "modeling_own.py").is_file()
+
+
+@pytest.mark.parametrize("missing", ["everything", "weights", "tokenizer"])
+def test_a_model_that_cannot_be_loaded_is_one_message(
+    tmp_path: Path, checkpoint: Path, pairs_file: Path, missing: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = tmp_path / "model"
+    if missing != "everything":
+        shutil.copytree(checkpoint, model)
+    for file in {"weights": ["model.safetensors"], "tokenizer": ["tokenizer.json", "tokenizer_config.json"]}.get(
+        missing, []
+    ):
+        (model / file).unlink()
+    assert train(model, tmp_path / "rm", "--dataset_name", str(pairs_file)) == 2
+    printed = " ".join(capsys.readouterr().err.split())
+    assert f"normbt: Cannot load '{model}': " in printed
+    assert "Traceback" not in printed
+
+
+def test_what_goes_wrong_once_a_model_is_loaded_is_not_blamed_on_it(checkpoint: Path, pairs_file: Path) -> None:
+    """Transformers wants to know how many steps a stream gives; that is no fault of the model."""
+    settings = NormBTConfig("unused", bf16=False, use_cpu=True, report_to="none")
+    stream = read_pairs(pairs_file, streaming=True)[0]
+    with pytest.raises(ValueError, match="max_steps"):
+        NormBTTrainer(str(checkpoint), settings, train_dataset=stream)
 
 
 # --- which rows are read ----------------------------------------------------------------------------------------------

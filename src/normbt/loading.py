@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import pickle
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -65,19 +65,16 @@ def load_reward_model(
     weights: dict[str, Any] = {"dtype": dtype, **settings}
     if attention is not None:
         weights["attn_implementation"] = attention
-    try:
-        # The random head, if there is one, comes from `seed` and moves nobody else's random numbers.
-        with torch.random.fork_rng(devices=[]), plain_tensors_only(name):
-            torch.manual_seed(seed)
-            if (Path(name) / ADAPTER_CONFIG).is_file():
-                model, tokenizer = _load_adapter(name, weights, settings, allow_untrained_head)
-            else:
-                _check_one_label(name, settings, allow_untrained_head)
-                model, missing = _load_checkpoint(name, weights)
-                _check_missing(name, model, missing, allow_untrained_head)
-                tokenizer = AutoTokenizer.from_pretrained(name, **settings)
-    except (OSError, ValueError, ImportError) as error:
-        raise ModelError(f"Cannot load a reward model and its tokenizer from '{name}': {_first_line(error)}") from error
+    # The random head, if there is one, comes from `seed` and moves nobody else's random numbers.
+    with torch.random.fork_rng(devices=[]), loading(name):
+        torch.manual_seed(seed)
+        if (Path(name) / ADAPTER_CONFIG).is_file():
+            model, tokenizer = _load_adapter(name, weights, settings, allow_untrained_head)
+        else:
+            _check_one_label(name, settings, allow_untrained_head)
+            model, missing = _load_checkpoint(name, weights)
+            _check_missing(name, model, missing, allow_untrained_head)
+            tokenizer = AutoTokenizer.from_pretrained(name, **settings)
     target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     model.to(target)  # pyright: ignore[reportArgumentType] - a wrapper of transformers hides the signature
     config = text_config(unwrap(model))
@@ -87,19 +84,41 @@ def load_reward_model(
 
 
 @contextlib.contextmanager
-def plain_tensors_only(name: str) -> Iterator[None]:
-    """Say in words that weights were not read because they are a pickle of more than tensors.
+def loading(name: str, *, over: Callable[[], bool] = lambda: False) -> Iterator[None]:
+    """Say in one message why a model, its weights or its tokenizer cannot be read.
+
+    Args:
+        name: what is loaded, as the user named it.
+        over: whether the loading is done, where the context holds more than that; what is raised then passes.
 
     Raises:
-        ModelError: torch, which loads tensors and plain values only, refused a file; other errors pass.
+        ModelError: there is no such model, it is of no known kind, a package that it needs is missing, or its weights
+            are damaged or a pickle of more than tensors, of which torch runs nothing. Other errors pass.
     """
     try:
         yield
-    except pickle.UnpicklingError as error:
-        raise ModelError(
-            f"The weights of '{name}' are a pickle of more than plain tensors, which could run code: nothing of it was "
-            "run. Take the model as safetensors."
-        ) from error
+    except (OSError, ValueError, ImportError, SafetensorError, pickle.UnpicklingError) as error:
+        if over():
+            raise
+        raise ModelError(_why_not_loaded(name, error)) from error
+
+
+def require_model(name: str) -> None:
+    """Read a model's config and nothing more, so that a wrong name stops a job before it does anything.
+
+    Args:
+        name: folder or Hub name of a model.
+
+    Raises:
+        ModelError: there is no such model, or its kind is not known.
+
+    Example:
+        >>> require_model("./nowhere")  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        normbt.errors.ModelError: Cannot load './nowhere': ...
+    """
+    with loading(name):
+        AutoConfig.from_pretrained(name)
 
 
 def max_positions(model: nn.Module) -> int | None:
@@ -153,8 +172,6 @@ def _load_checkpoint(name: str, settings: Mapping[str, Any]) -> tuple[PreTrained
         model, information = AutoModelForSequenceClassification.from_pretrained(
             name, num_labels=1, output_loading_info=True, **settings
         )
-    except SafetensorError as error:
-        raise ModelError(f"The weights of '{name}' cannot be read ({error}). Fetch or save them again.") from error
     except RuntimeError as error:  # shapes that do not fit
         raise ModelError(f"The weights of '{name}' do not fit a model of one label: {_first_line(error)}") from error
     return model, set(information["missing_keys"])
@@ -201,6 +218,17 @@ def _check_missing(name: str, model: PreTrainedModel, missing: set[str], allow_u
         )
     logger.warning("%s has no trained scoring head: %s is RANDOM, and so are the rewards.", name, head)
     setattr(model, _RANDOM_HEAD_MARK, True)
+
+
+def _why_not_loaded(name: str, error: Exception) -> str:
+    if isinstance(error, pickle.UnpicklingError):
+        return (
+            f"The weights of '{name}' are a pickle of more than plain tensors, which could run code: nothing of it was "
+            "run. Take the model as safetensors."
+        )
+    if isinstance(error, SafetensorError):
+        return f"The weights of '{name}' cannot be read ({error}). Fetch or save them again."
+    return f"Cannot load '{name}': {_first_line(error)}"
 
 
 def _first_line(error: Exception) -> str:

@@ -14,7 +14,6 @@ from normbt.arguments import TrainArguments
 from normbt.errors import ConfigError, DataError
 from normbt.expected import write_expected_scores
 from normbt.faults import require_writable, writing
-from normbt.loading import plain_tensors_only
 from normbt.packaged_encoder import locate_model
 from normbt.pairs import DataReport, LiveReport, read_pairs
 from normbt.results import DATA_REPORT_FILE, SCHEMA_VERSION, Provenance, provenance, write_json
@@ -222,15 +221,14 @@ def _build_trainer(arguments: TrainArguments, source: str, data: TrainingData) -
         "dtype": model.dtype,
         **(given or {}),
     }
-    with plain_tensors_only(source):
-        return NormBTTrainer(
-            model=source,
-            args=training,
-            train_dataset=data.train,
-            eval_dataset=data.evaluation,
-            quantization_config=get_quantization_config(model),
-            peft_config=get_peft_config(model),
-        )
+    return NormBTTrainer(
+        model=source,
+        args=training,
+        train_dataset=data.train,
+        eval_dataset=data.evaluation,
+        quantization_config=get_quantization_config(model),
+        peft_config=get_peft_config(model),
+    )
 
 
 def _data_report(arguments: TrainArguments, sets: dict[str, dict[str, Any]]) -> TrainingDataReport:

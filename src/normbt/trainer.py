@@ -53,6 +53,7 @@ from normbt.faults import memory_fault
 from normbt.finite_check import look_closer, of_all_processes, stop_or_go_on
 from normbt.head import HeadCapture, unwrap
 from normbt.live_view import make_live_view
+from normbt.loading import loading
 from normbt.metrics import COLUMNS, pair_metrics, stack_records
 from normbt.nonfinite import Findings, FiniteWatch, guard_step
 from normbt.objective import Objective
@@ -89,8 +90,8 @@ class NormBTTrainer(RewardTrainer):
     Raises:
         ConfigError: ``args`` are not a :class:`~normbt.config.NormBTConfig`.
         DataError: a data set has no usable pair, or lacks the ``margin`` that the loss needs.
-        ModelError: the model has no usable scoring head, or PEFT would not train it; while training: numbers are not
-            finite.
+        ModelError: the model cannot be loaded, has no usable scoring head, or PEFT would not train it; while training:
+            numbers are not finite.
         StateError: a checkpoint to resume is incomplete, or was made with other settings.
 
     References:
@@ -128,7 +129,10 @@ class NormBTTrainer(RewardTrainer):
             args.pad_token = str(tokenizer.pad_token)
         self._reports: dict[str, list[DataReport | LiveReport]] = {}
         collator: Any = custom_collator or PairExamples
-        super().__init__(model, args, data_collator=collator, **kwargs)
+        # TRL loads a named model first; once data are prepared, what goes wrong is not its fault.
+        name = model if isinstance(model, str) else None
+        with loading(name or "", over=lambda: name is None or bool(self._reports)):
+            super().__init__(model, args, data_collator=collator, **kwargs)
 
         if len(tokenizer) > self.model.get_input_embeddings().num_embeddings:
             logger.warning("The embedding was resized to the tokenizer's %d tokens.", len(tokenizer))
@@ -679,7 +683,8 @@ def _load_tokenizer(model: str | PreTrainedModel, args: NormBTConfig) -> PreTrai
     name = model if isinstance(model, str) else get_config_model_id(model.config)
     model_options: Any = args.model_init_kwargs or {}  # a dict by now; TRL's type also covers its text form
     revision = model_options.get("revision") if isinstance(model, str) else None
-    return AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=args.trust_remote_code)
+    with loading(name):
+        return AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=args.trust_remote_code)
 
 
 def _forward_options(model: nn.Module) -> dict[str, Any]:

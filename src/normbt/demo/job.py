@@ -14,6 +14,7 @@ from normbt.demo.comparison import CategoryComparison, compare_by_category
 from normbt.errors import ConfigError
 from normbt.experiment import read_recipe, run_experiment
 from normbt.experiment.job import Progress
+from normbt.loading import require_model
 from normbt.packaged_encoder import locate_model
 from normbt.results import SCHEMA_VERSION, Provenance, provenance, read_evaluation, write_json
 from normbt.synthetic import CATEGORIES
@@ -90,7 +91,7 @@ def run_demo(
     if encoder is not None:
         changes["train.model_name_or_path"] = str(encoder)
     recipe = read_recipe(RECIPE, overrides=[f"{key}={yaml.safe_dump(value)}" for key, value in changes.items()])
-    locate_model(recipe.train["model_name_or_path"])  # before there is a folder
+    require_model(locate_model(recipe.train["model_name_or_path"]))  # before there is a folder
     folder = Path(output_dir)
     with _without_library_chatter():
         experiment = run_experiment(recipe, folder, overwrite=True, progress=progress or _say_nothing)
