@@ -1,5 +1,7 @@
 """The doctor finds what is missing, and shows what the head really reads."""
 
+import json
+import shutil
 import tomllib
 from pathlib import Path
 
@@ -109,20 +111,46 @@ def test_a_pad_token_that_is_eos_is_a_warning(checkpoint: Path, pairs_file: Path
 
 
 @pytest.mark.parametrize(
-    ("ids", "warning"),
+    ("opening", "closing", "warning"),
     [
-        ([tiny.BOS, tiny.BOS, 7, tiny.EOS], "two BOS"),
-        ([tiny.BOS, 7, 8], "no EOS"),
-        ([tiny.BOS, 7, tiny.EOS], None),
-        ([7, tiny.EOS, 8], None),  # a chat template may end its turn with more than EOS
+        ("<bos> ", " <eos>", None),
+        ("<bos> <bos> ", " <eos>", "begins with two BOS tokens"),
+        ("<bos> ", "", "does not close with EOS (<eos>): training appends it"),
+        ("<bos> ", " <eos> w9", None),  # a chat template may end its turn with more than EOS
     ],
 )
-def test_what_looks_wrong_in_a_row(checkpoint: Path, ids: list[int], warning: str | None) -> None:
-    from transformers import AutoTokenizer
-
-    found = list(doctor._token_warnings(AutoTokenizer.from_pretrained(checkpoint), ids))
+def test_what_looks_wrong_in_a_template(
+    checkpoint: Path, tmp_path: Path, opening: str, closing: str, warning: str | None
+) -> None:
+    model = shutil.copytree(checkpoint, tmp_path / "model")
+    template = opening + "{% for message in messages %}{{ message['content'] + ' ' }}{% endfor %}" + closing
+    (model / "chat_template.jinja").write_text(template, encoding="utf-8")
+    sides = {side: [{"role": "assistant", "content": word}] for side, word in (("chosen", "w6"), ("rejected", "w7"))}
+    row = {"prompt": [{"role": "user", "content": "w5"}], **sides}
+    (tmp_path / "pairs.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
+    found = doctor.examine_model(str(model), str(tmp_path / "pairs.jsonl")).warnings
     assert len(found) == (warning is not None)
     assert all(warning in text for text in found if warning)
+
+
+def test_a_frozen_adapter_is_looked_at_like_the_model_it_is_on(
+    checkpoint: Path, pairs_file: Path, tmp_path: Path
+) -> None:
+    """An adapter is loaded for inference, with nothing in it that requires a gradient."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForSequenceClassification
+
+    base = AutoModelForSequenceClassification.from_pretrained(checkpoint)
+    get_peft_model(base, LoraConfig(task_type="SEQ_CLS", r=2)).save_pretrained(tmp_path / "adapter")
+    found = doctor.examine_model(str(tmp_path / "adapter"), str(pairs_file))
+    of_base = doctor.examine_model(str(checkpoint), str(pairs_file))
+    assert (found.chosen.pooled, found.rejected.pooled) == (of_base.chosen.pooled, of_base.rejected.pooled)
+    assert found.chosen.reward == pytest.approx(of_base.chosen.reward, abs=1e-5)
+
+
+def test_data_without_a_model_are_not_ignored(pairs_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["doctor", "--data", str(pairs_file)]) == 2
+    assert "--data needs a MODEL" in capsys.readouterr().err
 
 
 def test_the_command_marks_the_pooled_token(

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from normbt.encoding import encode_pairs, prepare_tokenizer
-from normbt.errors import ModelError
+from normbt.errors import ConfigError, ModelError
 from normbt.head import capture_hidden, find_head, unwrap
 from normbt.loading import load_reward_model
 from normbt.pairs import read_pairs
@@ -114,9 +114,12 @@ def examine(model: str | None = None, data: str | None = None) -> DoctorReport:
         What was found.
 
     Raises:
+        ConfigError: data were named and no model that could read them.
         DataError: the data hold no usable pair.
         ModelError: the model cannot be loaded, or has no usable head.
     """
+    if data is not None and model is None:
+        raise ConfigError("--data needs a MODEL: the doctor shows its first pair as a model reads it.")
     versions = {"normbt": _version("normbt"), "python": platform.python_version()}
     versions |= {name: _version(name) for name in RECORDED_PACKAGES}
     device, free_memory = _device()
@@ -176,11 +179,18 @@ def examine_model(name: str, data: str | None = None) -> ModelReport:
     if tokenizer.pad_token_id is not None and tokenizer.pad_token_id == tokenizer.eos_token_id:
         warnings.append("the pad token is EOS: plain Transformers would pool the token before EOS.")
     warnings += prepare_tokenizer(tokenizer, conversational=isinstance(first["chosen"], list))
-    encoded, _ = encode_pairs(Dataset.from_list([first]), tokenizer, max_length=None)
+    encoded, report = encode_pairs(Dataset.from_list([first]), tokenizer, max_length=None)
     pair: dict[str, Any] = next(iter(encoded))
     chosen = _render(model, tokenizer, pair["chosen_ids"])
     rejected = _render(model, tokenizer, pair["rejected_ids"])
-    warnings += _token_warnings(tokenizer, pair["chosen_ids"])
+    bos = tokenizer.bos_token_id
+    if bos is not None and pair["chosen_ids"][:2] == [bos, bos]:
+        warnings.append("the row begins with two BOS tokens: its chat template or its text writes both.")
+    if report.eos_appended:
+        warnings.append(
+            f"the chat template does not close with EOS ({tokenizer.eos_token}): training appends it, "
+            "a server that renders messages will not."
+        )
     head_name, head = find_head(model)
     return ModelReport(
         name=name,
@@ -240,7 +250,12 @@ def pooled_positions(model: nn.Module, ids: Sequence[int]) -> tuple[tuple[int, .
     if not isinstance(backbone, nn.Module):
         raise ModelError(f"{type(inner).__name__} does not name its backbone, so the pooled token cannot be shown.")
     last_hidden: list[Tensor] = []
-    hook = backbone.register_forward_hook(lambda module, inputs, result: last_hidden.append(result[0]))
+
+    def keep(module: nn.Module, inputs: Any, result: Any) -> None:
+        # A model whose parameters are all frozen, such as a loaded adapter's, would leave no graph to ask.
+        last_hidden.append(result[0].requires_grad_())
+
+    hook = backbone.register_forward_hook(keep)
     device = next(model.parameters()).device
     row = torch.tensor([list(ids)], device=device)
     try:
@@ -253,10 +268,3 @@ def pooled_positions(model: nn.Module, ids: Sequence[int]) -> tuple[tuple[int, .
         hook.remove()
     positions = gradient[0].ne(0).any(dim=-1).nonzero().flatten()
     return tuple(positions.tolist()), captured.rewards.item()
-
-
-def _token_warnings(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> Iterator[str]:
-    if tokenizer.bos_token_id is not None and list(ids[:2]) == [tokenizer.bos_token_id] * 2:
-        yield "the row begins with two BOS tokens: the chat template writes one and the tokenizer adds another."
-    if tokenizer.eos_token_id is not None and tokenizer.eos_token_id not in ids:
-        yield f"the row has no EOS token ({tokenizer.eos_token}): the head reads an answer that has not ended."
