@@ -472,6 +472,12 @@ def test_what_is_not_there_is_named(save, tmp_path):
         load_reward_model(save(tiny_model("llama"), with_tokenizer=False))
 
 
+@pytest.mark.parametrize("device", ["gpu", "cuda", "cuda:9", "mps:1", "meta"])
+def test_a_device_that_is_not_here_is_named_before_anything_is_loaded(device):
+    with pytest.raises(ConfigError, match=rf"no device '{device}' here. This machine has: cpu"):
+        load_reward_model("./nowhere", device=device)
+
+
 def adapter_on(base, **settings):
     from peft import LoraConfig, get_peft_model
 

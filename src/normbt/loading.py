@@ -55,9 +55,10 @@ def load_reward_model(
         tokenizer's; scoring masks padding out, so its identity changes no score.
 
     Raises:
-        ConfigError: ``dtype`` is unknown.
+        ConfigError: ``dtype`` is unknown, or this machine has no such ``device``.
         ModelError: there is no such model, it is not a reward model, or weights are missing.
     """
+    target = _device(device)
     if dtype not in ("auto", "float32", "bfloat16", "float16"):
         raise ConfigError(f"dtype must be auto, float32, bfloat16 or float16, found '{dtype}'.")
     name = str(name_or_path)
@@ -75,7 +76,6 @@ def load_reward_model(
             model, missing = _load_checkpoint(name, weights)
             _check_missing(name, model, missing, allow_untrained_head)
             tokenizer = AutoTokenizer.from_pretrained(name, **settings)
-    target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     model.to(target)  # pyright: ignore[reportArgumentType] - a wrapper of transformers hides the signature
     config = text_config(unwrap(model))
     if getattr(config, "pad_token_id", None) is None:
@@ -148,6 +148,21 @@ def text_config(model: nn.Module) -> Any:
     """The config of a model's language part, where a multi-modal model has several; None without a config."""
     config: Any = getattr(model, "config", None)
     return config.get_text_config() if hasattr(config, "get_text_config") else config
+
+
+def _device(wanted: str | None) -> torch.device:
+    """The device of that name, which must be here: found out before a model is read that could not go there."""
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    here = [] if accelerator is None else [f"{accelerator.type}:{i}" for i in range(torch.accelerator.device_count())]
+    if wanted is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(wanted)
+    except RuntimeError:  # a word that torch does not know
+        device = None
+    if device is None or (device.type != "cpu" and f"{device.type}:{device.index or 0}" not in here):
+        raise ConfigError(f"There is no device '{wanted}' here. This machine has: {', '.join(['cpu', *here])}.")
+    return device
 
 
 def _check_one_label(name: str, settings: Mapping[str, Any], allow_untrained_head: bool) -> None:
