@@ -528,6 +528,21 @@ def test_a_check_of_nan_does_not_pass(monkeypatch):
     assert not check_ghost(tiny_model("llama"), batch_of()).passed
 
 
+def test_a_pair_whose_rewards_are_nan_has_no_norm_and_is_not_called_a_leak():
+    model = tiny_model("llama")
+    with torch.no_grad():
+        model.model.embed_tokens.weight[9] = float("nan")
+    sides = [[1, 9, 2], [1, 5, 6, 2]], [[1, 7, 8, 6, 2], [1, 5, 2]]
+    batch = padded([side[i] for i in (0, 1) for side in sides])
+    norms = ghost(model, batch)
+    torch.testing.assert_close(norms, pair_gradient_norms(model, batch), equal_nan=True)
+    assert norms.isnan().tolist() == [True, False]
+    with pytest.raises(
+        ModelError, match=r"1 of the 2 pairs compared have no finite gradient.*Look for NaN in the weig"
+    ):
+        ghost(model, batch, check_pairs=2)
+
+
 def test_checking_without_the_ghost_method_is_an_error():
     with pytest.raises(ValueError, match="nothing to check"):
         pair_gradient_norms(shared_model("llama"), batch_of(), check_pairs=2)

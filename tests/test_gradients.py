@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from gradient_cases import PAIRS, batch_of, lora_model, shared_model
 from normbt import pair_distance, pair_gradient_norms, pair_gradient_norms_by_group
 from normbt.errors import DataError, ModelError
+from normbt.gradients import check_ghost
 from normbt.head import capture_hidden, find_head
 from reference import pair_gradient_squares
 from tiny import DECODERS, ENCODER_DECODERS, ENCODERS, padded, tiny_model
@@ -203,6 +204,11 @@ def test_a_model_of_which_only_the_head_is_trained():
     norms = pair_gradient_norms_by_group(model, batch_of(), {"all": "all", "head": "head", "backbone": "backbone"})
     assert torch.equal(norms["all"], norms["head"])
     assert torch.equal(norms["backbone"], torch.zeros(len(PAIRS)))
+    for method in ({}, {"method": "ghost"}, {"method": "ghost", "check_pairs": 2}):
+        alone = pair_gradient_norms(model, batch_of(), params="backbone", **method)
+        assert torch.equal(alone, torch.zeros(len(PAIRS)))
+    check = check_ghost(model, batch_of(), params="backbone")
+    assert (check.passed, check.pairs, check.difference) == (True, 2, 0.0)
 
 
 # --- refusals ---

@@ -15,6 +15,7 @@ from normbt.cost import LARGEST_BUDGET, decoder_shape, plan_memory
 from normbt.errors import ConfigError, ModelError
 from normbt.gradients import Params, check_ghost, pair_gradient_norms_by_group
 from normbt.gradients.norms import Method
+from normbt.gradients.refusal import GhostRefusal
 from normbt.gradients.selection import select_parameters
 from normbt.head import unwrap
 from normbt.loading import text_config
@@ -149,7 +150,8 @@ def _self_check(model: nn.Module, pairs: Sequence[TokenPair]) -> SelfCheck:
         with _memory_in_words(model, pairs):
             found = check_ghost(model, _inputs(model, pairs), pairs=len(pairs))
     except ModelError as refusal:
-        message = f"ghost norms refused: {str(refusal).rstrip('.')}"
+        reason = refusal.reason if isinstance(refusal, GhostRefusal) else str(refusal)
+        message = f"ghost norms refused: {reason.rstrip('.')}"
         return SelfCheck(pairs=0, max_relative_error=None, tolerance=None, passed=False, message=message)
     return SelfCheck(
         pairs=found.pairs,

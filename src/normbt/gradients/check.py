@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from normbt.errors import ModelError
 from normbt.gradients.exact import exact_squares
 from normbt.gradients.ghost import ghost_squares
 from normbt.gradients.pair_inputs import PairInputs, pair_inputs
@@ -26,7 +27,7 @@ class GhostCheck:
     Attributes:
         pairs: number of pairs that were compared.
         difference: largest difference of any parameter's norm, as a share of the norm of the pair's whole gradient.
-        parameter: name of that parameter.
+        parameter: name of that parameter; ``"none"`` where there is none.
         tolerance: what ``difference`` may be at most.
     """
 
@@ -64,7 +65,7 @@ def check_ghost(
         The difference. Nothing is raised when it is too large: see ``passed``.
 
     Raises:
-        ModelError: the ghost method refuses the model by itself.
+        ModelError: the ghost method refuses the model by itself, or a gradient is not finite in either method.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
@@ -77,6 +78,16 @@ def check_ghost(
 def compared(capture: HeadCapture, batch: PairInputs, parameters: Mapping[str, nn.Parameter]) -> GhostCheck:
     """:func:`check_ghost` on a batch that is read already, for parameters that are chosen already."""
     found, wanted = ghost_squares(capture, batch, parameters), exact_squares(capture, batch, parameters)
+    tolerance = _rounding(capture.model, batch.tensors()[0].device)
+    if not parameters:
+        return GhostCheck(pairs=batch.pairs, difference=0.0, parameter="none", tolerance=tolerance)
+    lost = int((~wanted.isfinite()).any(dim=0).sum())
+    if lost:
+        raise ModelError(
+            f"{lost} of the {batch.pairs} pairs compared have no finite gradient, by one backward per pair either: "
+            "their rewards are NaN or infinite, or a layer overflows. Look for NaN in the weights, or load the model "
+            "in float32."
+        )
     norm = wanted.sum(dim=0).sqrt()
     scale = norm.clamp_min(float(norm.max()) * _SMALL)
     differences = ((found.sqrt() - wanted.sqrt()).abs() / scale).amax(dim=1) if float(norm.max()) else found.amax(dim=1)
@@ -85,7 +96,7 @@ def compared(capture: HeadCapture, batch: PairInputs, parameters: Mapping[str, n
         pairs=batch.pairs,
         difference=float(differences[worst]),
         parameter=list(parameters)[worst],
-        tolerance=_rounding(capture.model, batch.tensors()[0].device),
+        tolerance=tolerance,
     )
 
 

@@ -22,9 +22,11 @@ def exact_squares(capture: HeadCapture, batch: PairInputs, parameters: Mapping[s
         parameters: what to differentiate by, by name.
 
     Returns:
-        Shape ``(parameters, pairs)``, float64, on the CPU.
+        Shape ``(parameters, pairs)``, float64, on the CPU; without parameters there are no rows.
     """
     watched = list(parameters.values())
+    if not watched:
+        return torch.zeros(0, batch.pairs, dtype=torch.float64)
     with measuring(capture.model, watched):
         columns = [_squares_of_pair(capture, pair, watched) for pair in batch.each()]
     return torch.stack(columns, dim=1)

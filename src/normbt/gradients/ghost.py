@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from normbt.errors import ModelError
 from normbt.gradients.measuring import measuring
 from normbt.gradients.pair_inputs import PairInputs
+from normbt.gradients.refusal import GhostRefusal
 from normbt.gradients.tally import Tally
 from normbt.gradients.token_places import token_places
 from normbt.gradients.uses import ParameterUses, remaining_uses
@@ -31,7 +31,7 @@ def ghost_squares(capture: HeadCapture, batch: PairInputs, parameters: Mapping[s
         Shape ``(parameters, pairs)``, float64, on the CPU.
 
     Raises:
-        ModelError: a parameter is used in a way whose norm is not known here; it is named.
+        GhostRefusal: a parameter is used in a way whose norm is not known here; it is named.
     """
     if batch.pairs > 1 and any(2 * batch.pairs in value.shape[1:] for value in batch.tensors()):
         # Sequences and tokens are told apart by their numbers.
@@ -47,9 +47,9 @@ def ghost_squares(capture: HeadCapture, batch: PairInputs, parameters: Mapping[s
         chosen, rejected = captured.rewards.chunk(2)
         lead = chosen.sum() - rejected.sum()
         for number, operation in remaining_uses(lead, watched):
-            raise ModelError(
-                f"{names[number]} is used in {operation}, whose per-pair norm is not known. Use method='exact', or "
-                "leave the parameter out with a predicate."
+            raise GhostRefusal(
+                f"{names[number]} is used in {operation}, whose per-pair norm is not known.",
+                "Use method='exact', or leave the parameter out with a predicate.",
             )
         if uses.leaves:
             with _no_module_running(capture.model), torch.autocast(device.type, enabled=False):
@@ -62,9 +62,10 @@ def _no_module_running(model: nn.Module) -> Iterator[None]:
     """Refuse activation checkpointing, which runs modules in the backward, where their parameters are not watched."""
 
     def refuse(module: nn.Module, args: Any) -> None:
-        raise ModelError(
+        raise GhostRefusal(
             f"a {type(module).__name__} was run again in the backward (activation checkpointing), where the ghost "
-            "method can't follow. Switch that off, or use method='exact'."
+            "method can't follow.",
+            "Switch that off, or use method='exact'.",
         )
 
     hooks = [module.register_forward_pre_hook(refuse) for module in model.modules()]

@@ -8,7 +8,6 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from normbt.errors import ModelError
 from normbt.gradients.formulas import (
     gram_costs_less,
     gram_squares,
@@ -18,6 +17,7 @@ from normbt.gradients.formulas import (
     wide,
     widened,
 )
+from normbt.gradients.refusal import GhostRefusal
 from normbt.gradients.token_places import PairGroup, TokenPlaces
 
 
@@ -95,14 +95,13 @@ class Tally:
             matrix: whether the part will be an :class:`Outer`.
 
         Raises:
-            ModelError: it can't be told which elements of the output belong to which pair.
+            GhostRefusal: it can't be told which elements of the output belong to which pair.
         """
         known = self.places.groups_of(shape) if matrix else self.places.pairs_of(shape)
         if known is None:
-            raise ModelError(
+            raise GhostRefusal(
                 f"{self.names[number]} is used in {operation} with an output of shape ({', '.join(map(str, shape))}, "
-                f"...), in which the {2 * self.places.pairs} sequences of the batch can't be told apart. Use "
-                "method='exact'."
+                f"...), in which the {2 * self.places.pairs} sequences of the batch can't be told apart."
             )
         self._expected[number] += 1
 
@@ -116,14 +115,13 @@ class Tally:
         """The squares, once the backward is done.
 
         Raises:
-            ModelError: padding took part in the rewards.
+            GhostRefusal: padding took part in the rewards.
         """
         for number in list(self._parts):  # those of which an announced part never came: its output led nowhere
             self._square(number)
         if bool(self._padding_leaks):
-            raise ModelError(
-                "the rewards depend on padding, which the attention mask should hide; norms would depend on the batch. "
-                "Use method='exact'."
+            raise GhostRefusal(
+                "the rewards depend on padding, which the attention mask should hide; norms would depend on the batch."
             )
         return self.squares
 
@@ -133,9 +131,9 @@ class Tally:
         lookups = [part for part in parts if isinstance(part, Lookup)]
         outers = [part for part in parts if isinstance(part, Outer)]
         if len(parts) not in map(len, (vectors, lookups, outers)):
-            raise ModelError(
+            raise GhostRefusal(
                 f"{self.names[number]} is shared by operations of different kinds, so its norm can't be had from "
-                "theirs. Use method='exact'."
+                "theirs."
             )
         if vectors:
             self.squares[number] = vector_squares(torch.stack(vectors).sum(dim=0))
@@ -160,7 +158,8 @@ class Tally:
         groups_of_parts = [_known(self.places.groups_of(part.d.shape[:-1])) for part in parts]
         for d, groups in zip(ds, groups_of_parts, strict=True):
             if groups is self.places.groups:
-                self._padding_leaks |= d[self.places.padding].ne(0).any()
+                # A NaN is no sign of a leak: a pair whose reward is NaN has it everywhere, and gets NaN for its norm.
+                self._padding_leaks |= d[self.places.padding].abs().gt(0).any()
         for groups in zip(*groups_of_parts, strict=True):
             x, d = _side_by_side(xs, groups), _side_by_side(ds, groups, zero_filler=True)
             if gram_costs_less(d.shape[1], x.shape[-1], d.shape[-1]):

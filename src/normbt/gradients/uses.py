@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from normbt.errors import ModelError
 from normbt.gradients.formulas import widened
+from normbt.gradients.refusal import GhostRefusal
 from normbt.gradients.tally import Lookup, Outer, Part, Tally, Vector
 
 _CASTS = (Tensor.to, Tensor.float, Tensor.double, Tensor.half, Tensor.bfloat16, Tensor.type_as)
@@ -191,7 +191,7 @@ class ParameterUses(TorchFunctionMode):
         def read() -> Tensor:
             if version is not None and x._version != version:
                 name = self.tally.names[self._numbers.get(id(parameter), 0)]
-                raise ModelError(f"what {name} was applied to was overwritten in place. Use method='exact'.")
+                raise GhostRefusal(f"what {name} was applied to was overwritten in place.")
             return x
 
         return read
