@@ -136,6 +136,25 @@ def test_results_without_a_section_are_named(diagnosed, tmp_path, without_plots)
     assert "summary.json of kind poem" in words_of(report.page.read_text())
 
 
+def test_results_under_any_name_are_named_by_kind_and_other_files_are_left_alone(diagnosed, tmp_path, without_plots):
+    shutil.copytree(diagnosed, tmp_path / "diagnosis")
+    results = {"best_of_n.json": "best-of-n", "scores.summary.json": "scoring", "rm/expected_scores.json": "serving"}
+    for name, kind in results.items():
+        write_json(tmp_path / name, {"schema_version": 1, "kind": kind})
+    write_json(tmp_path / "more" / "best_of_n.json", {"schema_version": 1, "kind": "best-of-n"})
+    others = {"tokenizer.json": "{}", "half.json": '{"schema_version": 1, "kind"', "list.json": '["schema_version"]'}
+    others["deployment.json"] = '{"schema_version": "v9", "kind": "Deployment"}'
+    for name, text in others.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    report = write_report([tmp_path, tmp_path], output_dir=tmp_path / "out")
+    assert sorted(kind for _, kind in report.not_shown) == ["best-of-n", "best-of-n", "scoring", "serving"]
+    words = words_of(report.page.read_text())
+    assert f"it: 2 files of kind best-of-n, such as {tmp_path / 'best_of_n.json'}." in words
+    assert "scores.summary.json of kind scoring." in words
+    with pytest.raises(DataError, match=r"rm: no result.*found only expected_scores.json of kind 'serving'"):
+        find_sources([tmp_path, tmp_path / "rm"], MARKS)
+
+
 # ---- which pairs and texts -------------------------------------------------------------------------------------------
 
 

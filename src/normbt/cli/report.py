@@ -36,6 +36,7 @@ def report(
     Example: normbt report runs/bt runs/normbt --output_dir report
     """
     from normbt.report import write_report
+    from normbt.report.write import by_kind
 
     with messages.status("looking for results") as status:
         written = write_report(
@@ -52,7 +53,7 @@ def report(
         output.print(
             f"Pairs to explore: {written.pairs:,} of {written.pairs_total:,}; {written.texts:,} with their texts"
         )
-    for path, kind in written.not_shown:
-        messages.print(f"[yellow]not shown[/], no section for it: {escape(str(path))} of kind {escape(kind)}")
+    for what in by_kind(written.not_shown):
+        messages.print(f"[yellow]not shown[/], no section for it: {escape(what)}")
     size, plots = f"{written.page_bytes / 1e6:.1f} MB", escape(str(output_dir / "plots"))
     output.print(f"{escape(str(written.page))} ({size}); {len(written.plots)} pictures in {plots}")

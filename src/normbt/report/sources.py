@@ -14,6 +14,9 @@ MAX_DEPTH = 4
 
 CHECKPOINT_PREFIX = "checkpoint-"
 
+COMMANDS = "diagnose, evaluate, compare, train, experiment or demo"
+"""Whose output folders a report is made of, for messages."""
+
 
 class Mark(NamedTuple):
     """How a kind of result is known: by a file's name and, in a record that has one, its ``kind``."""
@@ -58,22 +61,24 @@ def find_sources(folders: Sequence[str | os.PathLike[str]], marks: Sequence[Mark
     files: dict[Mark, list[Path]] = {}
     unknown: list[tuple[Path, str]] = []
     seen: set[Path] = set()
+    names = {mark.file for mark in marks}
     for folder in map(Path, folders):
         if not folder.is_dir():
             what = "is a file, not a folder" if folder.exists() else "does not exist"
-            raise DataError(
-                f"{folder} {what}. Name the output folder of diagnose, evaluate, compare, train, experiment or demo."
-            )
+            raise DataError(f"{folder} {what}. Name the output folder of {COMMANDS}.")
         results = 0
-        for path in _candidates(folder, {mark.file for mark in marks}):
+        for path in _candidates(folder, names):
             mark = _mark_of(path, marks)
             if mark is not None:
                 results += 1
                 if path.resolve() not in seen:  # a folder named twice is shown once
                     files.setdefault(mark, []).append(path)
                     seen.add(path.resolve())
-            elif (kind := _kind_of(path)) is not None:
-                unknown.append((path, kind))
+            elif path.resolve() not in seen:
+                kind = _kind_of(path) if path.name in names else _kind_of_other(path)
+                if kind is not None:
+                    unknown.append((path, kind))
+                    seen.add(path.resolve())
         if results == 0:
             raise DataError(f"{folder}: {_nothing_found(folder, unknown, marks)}")
     return Found({mark: _labelled(paths) for mark, paths in files.items()}, unknown)
@@ -81,17 +86,17 @@ def find_sources(folders: Sequence[str | os.PathLike[str]], marks: Sequence[Mark
 
 def _nothing_found(folder: Path, unknown: Sequence[tuple[Path, str]], marks: Sequence[Mark]) -> str:
     wanted = ", ".join(sorted({f"{mark.file} ({mark.kind})" if mark.kind else mark.file for mark in marks}))
-    others = [f"{path.name} of kind '{kind}'" for path, kind in unknown if folder in path.parents]
+    others = [f"{path.name} of kind '{kind}'" for path, kind in unknown if folder.resolve() in path.resolve().parents]
     found = f"found only {', '.join(others)}" if others else "found none of them"
     return (
         f"no result to report. Wanted one of {wanted}, there or up to {MAX_DEPTH} folders below; {found}. "
-        "Name the output folder of a finished `normbt diagnose`, `evaluate`, `train` or `demo`."
+        f"Name the output folder of a finished {COMMANDS}."
     )
 
 
 def _candidates(folder: Path, names: set[str], depth: int = 0) -> Iterator[Path]:
     entries = sorted(folder.iterdir(), key=lambda path: path.name)
-    yield from (path for path in entries if path.name in names and path.is_file())
+    yield from (path for path in entries if (path.name in names or path.suffix == ".json") and path.is_file())
     if depth == MAX_DEPTH:
         return
     below = [path for path in entries if path.is_dir() and not path.name.startswith(".")]
@@ -124,6 +129,20 @@ def _kind_of(path: Path) -> str | None:
     if isinstance(head, dict) and "kind" not in head:
         return None
     return str(read_json(path).get("kind"))
+
+
+def _kind_of_other(path: Path) -> str | None:
+    """The kind of a result under a name that no section reads; None for somebody else's file, damaged ones included."""
+    try:
+        content = path.read_bytes()
+        if b'"schema_version"' not in content:  # a tokenizer has many megabytes to parse
+            return None
+        record = json.loads(content)
+    except (OSError, ValueError):
+        return None
+    if not isinstance(record, dict) or not isinstance(record.get("schema_version"), int):
+        return None
+    return record["kind"] if isinstance(record.get("kind"), str) else None
 
 
 def _labelled(paths: Sequence[Path]) -> list[Source]:

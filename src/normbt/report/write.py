@@ -47,6 +47,22 @@ class Report(NamedTuple):
     not_shown: list[tuple[Path, str]]
 
 
+def by_kind(files: Sequence[tuple[Path, str]]) -> list[str]:
+    """Result files in words, one sentence's part for each kind: a grid of runs has a hundred of one kind.
+
+    Example:
+        >>> by_kind([(Path("a/run.json"), "cell"), (Path("b/poem.json"), "poem"), (Path("c/run.json"), "cell")])
+        ['2 files of kind cell, such as a/run.json', 'b/poem.json of kind poem']
+    """
+    kinds: dict[str, list[Path]] = {}
+    for path, kind in files:
+        kinds.setdefault(kind, []).append(path)
+    return [
+        f"{paths[0]} of kind {kind}" if len(paths) == 1 else f"{len(paths)} files of kind {kind}, such as {paths[0]}"
+        for kind, paths in kinds.items()
+    ]
+
+
 def write_report(
     folders: Sequence[str | os.PathLike[str]],
     *,
@@ -59,7 +75,8 @@ def write_report(
     """Draw the results in folders: one HTML file that loads nothing, and its charts as PNG files.
 
     Args:
-        folders: what `normbt diagnose`, `evaluate`, `train` or `demo` wrote, or folders of such folders.
+        folders: what `normbt diagnose`, `evaluate`, `compare`, `train`, `experiment` or `demo` wrote, or folders
+            of such folders.
         output_dir: folder of ``report.html`` and ``plots/``.
         title: of the page; None for one made of the folders' names.
         max_pairs: most pairs that the explorer shows, over all runs, which share them evenly; of a larger file a sample
@@ -90,9 +107,7 @@ def write_report(
         section = module.build(sources, limits)
         sections.append(section)
         counts[section.title] = len(sources)
-    notes = [
-        f"Not shown, since this version has no section for it: {path} of kind {kind}." for path, kind in found.unknown
-    ]
+    notes = [f"Not shown, since this version has no section for it: {what}." for what in by_kind(found.unknown)]
     tell("making the page")
     names = ", ".join(Path(folder).resolve().name for folder in folders)
     page, texts = render_page(sections, title=title or f"Reward models: {names}", notes=notes, seed=seed)

@@ -10,9 +10,9 @@ from normbt.report.charts import Axis, Line, Lines, Tone, run_tone
 from normbt.report.section import Limits, Section, Table, number, percent
 from normbt.report.sources import Mark as FileMark
 from normbt.report.sources import Source
-from normbt.results import read_json, read_jsonl
+from normbt.results import read_json
 
-MARKS = (FileMark("trainer_state.json"), FileMark("training.jsonl"))
+MARKS = (FileMark("trainer_state.json"),)
 
 LOGS_PER_WINDOW = 40
 """Curves of more than twice so many logs are smoothed with a window of a fortieth of them."""
@@ -41,7 +41,7 @@ Log = Sequence[Mapping[str, Any]]
 
 def build(sources: Sequence[Source], limits: Limits) -> Section:
     """Make the section of one or more training runs."""
-    logs = [_read(source) for source in sources]
+    logs: list[Log] = [read_json(source.file).get("log_history", []) for source in sources]
     runs = [source.label for source in sources]
     panels = []
     weighted = any("loss_weighted" in row for log in logs for row in log)
@@ -84,12 +84,6 @@ def build(sources: Sequence[Source], limits: Limits) -> Section:
             for run, log, source in zip(runs, logs, sources, strict=True)
         ],
     )
-
-
-def _read(source: Source) -> Log:
-    if source.file.suffix == ".jsonl":
-        return list(read_jsonl(source.file))
-    return read_json(source.file).get("log_history", [])
 
 
 def _lines(run: str, tone: Tone, log: Log, metric: str, *, dashed: bool) -> Iterable[Line]:
