@@ -218,6 +218,10 @@ def test_a_finished_diagnosis_is_not_done_again_and_not_replaced_by_another(
     with pytest.raises(StateError, match="max_pairs was 4, now 5"):
         diagnose(checkpoint, **(settings | {"max_pairs": 5}))
     monkeypatch.undo()
+    (tmp_path / PAIRS_FILE).write_text("spoilt")
+    anew = diagnose(checkpoint, **settings, overwrite=True)
+    assert anew["mu"] == first["mu"]
+    assert len(list(read_diagnosis(tmp_path)[1])) == 4
     assert diagnose(checkpoint, **(settings | {"max_pairs": 5}), overwrite=True)["sampled_pairs"] == 5
     write_json(tmp_path / SUMMARY_FILE, {"schema_version": 1, "kind": "evaluation"})
     with pytest.raises(ConfigError, match="holds a result of kind 'evaluation'"):
@@ -358,6 +362,22 @@ def test_a_refused_model_is_measured_pair_by_pair_loudly(monkeypatch, caplog):
     meter = make_norm_meter(tiny_model("llama"), token_pairs(), batch_tokens=64)
     assert (meter.method, meter.check["passed"], meter.check["max_relative_error"]) == ("exact", False, None)
     assert "ghost norms refused: GatedThing has a parameter nobody knows" in caplog.text
+
+
+def test_what_is_measured_pair_by_pair_already_is_not_advised_to(caplog):
+    make_norm_meter(tiny_model("t5"), token_pairs(), batch_tokens=64)
+    assert "relative_attention_bias" in caplog.text
+    assert "whose per-pair norm is not known." in caplog.text or "can't be told apart." in caplog.text
+    assert "Use method" not in caplog.text
+
+
+def test_a_model_of_nan_is_told_what_it_is(caplog):
+    model = tiny_model("llama")
+    with torch.no_grad():
+        model.score.weight[:] = float("nan")
+    assert make_norm_meter(model, token_pairs(), batch_tokens=64).method == "exact"
+    assert "Look for NaN in the weights" in caplog.text
+    assert "padding" not in caplog.text
 
 
 @pytest.mark.parametrize("kind", ["llama", "bert"])

@@ -247,7 +247,10 @@ def test_a_finished_run_is_not_done_again(tmp_path, checkpoint, monkeypatch):
     first = run(checkpoint, data, tmp_path / "out.jsonl")
     monkeypatch.setattr("normbt.score.chunks.score", None)
     assert run(checkpoint, data, tmp_path / "out.jsonl") == first
-    assert run(checkpoint, data, tmp_path / "out.jsonl", overwrite=True) == first  # nothing of another run is there
+    with pytest.raises(TypeError, match="not callable"):  # it scores
+        run(checkpoint, data, tmp_path / "out.jsonl", overwrite=True)
+    monkeypatch.undo()
+    assert run(checkpoint, data, tmp_path / "out.jsonl", overwrite=True)["output_sha256"] == first["output_sha256"]
 
 
 def test_another_input_or_other_settings_are_refused_by_name(tmp_path, checkpoint):

@@ -77,7 +77,7 @@ def diagnose(
     allow_untrained_head: AllowUntrainedHead = False,
     trust_remote_code: TrustRemoteCode = False,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Throw away what other data or settings left in the folder.")
+        bool, typer.Option("--overwrite", help="Start anew: throw away the diagnosis in the folder.")
     ] = False,
 ) -> None:
     """Show who gets the gradient: error, distance, weight and exact gradient norm of each pair.

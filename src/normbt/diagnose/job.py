@@ -96,7 +96,7 @@ def diagnose(
         attention: implementation of attention.
         allow_untrained_head: diagnose a checkpoint without a head: the start of a training run.
         trust_remote_code: run code of the checkpoint.
-        overwrite: throw away what a diagnosis of other data or settings left in ``output_dir``.
+        overwrite: start anew, whatever an earlier diagnosis, finished or not, left in ``output_dir``.
         progress: called with the number of pairs done and in all.
 
     Returns:
@@ -264,12 +264,10 @@ def _earlier_summary(folder: Path, run: Mapping[str, Any], *, overwrite: bool) -
             f"{folder} holds a result of kind {found.get('kind')!r}, which a diagnosis would replace. "
             "Choose another output_dir."
         )
-    before = found["provenance"]["config"]
-    if before == json.loads(json.dumps(dict(run))) and (folder / PAIRS_FILE).is_file():
-        return cast(DiagnosisSummary, found)
-    if not overwrite:
-        require_same_run(before, json.loads(json.dumps(dict(run))), path)
-    return None
+    if overwrite:
+        return None
+    require_same_run(found["provenance"]["config"], json.loads(json.dumps(dict(run))), path)
+    return cast(DiagnosisSummary, found) if (folder / PAIRS_FILE).is_file() else None
 
 
 def _train_adapters(model: Any) -> None:

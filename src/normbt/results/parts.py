@@ -36,7 +36,7 @@ class Parts:
         """Make the folder, or go on in the one that a cut run of the same settings left.
 
         Args:
-            overwrite: throw away what a run of another input or other settings left.
+            overwrite: throw away what an earlier run left, of the same settings too.
 
         Returns:
             Whether a run goes on.
@@ -48,7 +48,6 @@ class Parts:
             found = read_json(self.folder / RUN_FILE)
             if not overwrite:
                 require_same_run(found, self.run, self.folder)
-            if found == self.run:
                 return True
             self.remove()
         write_json(self.folder / RUN_FILE, self.run)

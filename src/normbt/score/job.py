@@ -92,7 +92,7 @@ def score_rows(
         normalise: name of a data set in the model's ``reward_normalisation.json``; rewards become
             ``(reward - mean) / std``.
         fit_normalisation: save mean and deviation of these rewards under this name beside the model.
-        overwrite: throw away what an earlier run with other data or settings left at ``output``.
+        overwrite: start anew, whatever an earlier run, finished or not, left at ``output``.
         max_length: most tokens of a sequence, as in :func:`normbt.inference.open_model`.
         batch_tokens: most tokens of a batch.
         chunk_rows: rows of a chunk.
@@ -286,7 +286,7 @@ def _summary_of_earlier_run(target: Path, run: Mapping[str, Any], *, overwrite: 
     if not (path.is_file() and target.is_file()):
         return None
     summary = cast(ScoringSummary, read_json(path, kind="scoring"))
-    if overwrite and summary["run"] != run:
+    if overwrite:
         return None
     require_same_run(summary["run"], run, path)
     return summary
