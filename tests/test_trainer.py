@@ -520,15 +520,6 @@ def test_every_process_pads_where_the_check_fails_in_one(tmp_path, tokenizer, mo
     assert "in another process. Batches are padded instead." in caplog.text
 
 
-def test_a_process_that_has_no_head_yet_leaves_the_check_to_the_others(tmp_path, tokenizer):
-    """FSDP's cpu_ram_efficient_loading: a head that no checkpoint holds is made in the first process only."""
-    config = NormBTConfig(**settings(tmp_path))
-    trainer = NormBTTrainer(tiny_model(), config, train_dataset=word_pairs(8), processing_class=tokenizer)
-    trainer.model.score.to("meta")
-    trainer._fall_back_unless_exact()
-    assert trainer.step_plan.batching == "packed"
-
-
 @pytest.mark.parametrize("kind", ["bert", "gpt2", "modernbert", "deberta-v2"])
 def test_other_architectures_train(tmp_path, tokenizer, kind):
     trainer = train(tmp_path, tokenizer, word_pairs(16), kind=kind, max_steps=2)

@@ -50,5 +50,5 @@ def shards_of(accelerator: Any) -> Shards:
     strategy = (plugin.sharding_strategy or plugin.reshard_after_forward).name
     if strategy == "NO_SHARD":
         return UNDIVIDED
-    group = int(os.environ.get("LOCAL_WORLD_SIZE", processes)) if "HYBRID" in strategy else processes
+    group = int(os.environ.get("LOCAL_WORLD_SIZE", str(processes))) if "HYBRID" in strategy else processes
     return Shards(parameters=group if strategy in ("FULL_SHARD", "HYBRID_SHARD") else 1, state=group)

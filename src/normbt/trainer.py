@@ -277,19 +277,15 @@ class NormBTTrainer(RewardTrainer):
             logger.warning("%s.", reason)
             return
         check = self._check_packing()
-        found = "packed pairs are not checked in this process." if check is None else check.summary()
-        passed = check is None or check.passed
-        if all(least_of_all([passed], self.args.device)):
-            logger.info("%s", found)
+        if all(least_of_all([check.passed], self.args.device)):
+            logger.info("%s", check.summary())
             return
-        if passed:
-            found = "packed pairs differ from separate sequences in another process."
+        elsewhere = "packed pairs differ from separate sequences in another process."
+        found = elsewhere if check.passed else check.summary()
         self.step_plan = self.step_plan.falling_back(f"batching padded, because {found}")
         logger.warning("%s Batches are padded instead.", found)
 
-    def _check_packing(self) -> PackingCheck | None:
-        if any(parameter.is_meta for parameter in self.model.parameters()):
-            return None  # FSDP makes a new head in the first process of a machine, and gives it to this one later
+    def _check_packing(self) -> PackingCheck:
         if isinstance(self.train_dataset, IterableDataset):
             pairs = made_up_pairs(self.model)  # looking into a stream would count its first rows twice
         else:
