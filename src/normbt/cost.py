@@ -10,6 +10,8 @@ from normbt.errors import ConfigError
 
 LARGEST_BUDGET = 16_384
 """Tokens beyond which a larger micro-batch no longer makes matrix products faster on an accelerator."""
+LARGEST_CPU_BUDGET = 2_048
+"""The same on a CPU, whose caches the activations of a larger one leave."""
 _MEMORY_SHARE = 0.8
 """Part of the free memory that activations may fill; the rest is for workspaces and fragmentation."""
 

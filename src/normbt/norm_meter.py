@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from normbt.cost import LARGEST_BUDGET, decoder_shape, plan_memory
+from normbt.cost import LARGEST_BUDGET, LARGEST_CPU_BUDGET, decoder_shape, plan_memory
 from normbt.errors import ConfigError, ModelError
 from normbt.gradients import Params, check_ghost, pair_gradient_norms_by_group
 from normbt.gradients.norms import Method
@@ -30,9 +30,6 @@ METHODS: tuple[Asked, ...] = ("auto", "ghost", "exact")
 
 CHECKED_PAIRS = 4
 """Pairs of the self-check: each costs one forward and one backward pass more."""
-
-_CPU_BUDGET = 2_048
-"""Tokens beyond which a batch is no faster on a CPU, whose caches its activations leave."""
 
 
 _GROUPS: dict[str, Params] = {"head": "head", "backbone": "backbone"}
@@ -140,7 +137,7 @@ def default_batch_tokens(model: nn.Module, longest_pair: int) -> int:
         longest_pair=longest_pair,
         element_size=first.element_size(),
         checkpointing=False,
-        largest_budget=_CPU_BUDGET if first.device.type == "cpu" else LARGEST_BUDGET,
+        largest_budget=LARGEST_CPU_BUDGET if first.device.type == "cpu" else LARGEST_BUDGET,
     )
     return plan.token_budget
 

@@ -15,6 +15,7 @@ from normbt.batches import MicroBatch, lay_out
 from normbt.batching import arrange, arrange_by_length, plan_step
 from normbt.cost import (
     LARGEST_BUDGET,
+    LARGEST_CPU_BUDGET,
     DecoderShape,
     decoder_shape,
     numel,
@@ -24,9 +25,6 @@ from normbt.cost import (
 )
 from normbt.packing import Batching, build_packed, build_padded
 from normbt.sharding import UNDIVIDED, Shards
-
-_LARGEST_CPU_BUDGET = 2_048
-"""Tokens beyond which a micro-batch is no faster on a CPU, whose caches its activations leave."""
 
 
 @dataclass(frozen=True)
@@ -190,7 +188,7 @@ def make_step_plan(
         element_size=2 if low_precision else next(model.parameters()).element_size(),
         token_budget=token_budget if arranges else whole_draw,
         checkpointing=checkpointing,
-        largest_budget=_LARGEST_CPU_BUDGET if device.type == "cpu" else LARGEST_BUDGET,
+        largest_budget=LARGEST_CPU_BUDGET if device.type == "cpu" else LARGEST_BUDGET,
     )
     if arranges:
         reasons.append(f"at most {memory.token_budget:,} tokens a micro-batch")

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin
 
 from normbt.errors import ConfigError
-from normbt.evaluate import evaluate
-from normbt.evaluate.job import check_settings
+from normbt.evaluate.job import check_settings, evaluate
 from normbt.suites import SUITES
 
 HELD_OUT = "held-out"
