@@ -1,5 +1,6 @@
 """The batched heads of `benchmarks.evidence` against plain loops with the package's own loss module."""
 
+import itertools
 import json
 import shutil
 from dataclasses import replace
@@ -10,10 +11,13 @@ import numpy as np
 import pytest
 import torch
 from benchmarks.evidence import features, frozen, heads, mechanism, pages, plots, summary
-from benchmarks.evidence.experiments import Experiment
+from benchmarks.evidence.experiments import TOGETHER, Experiment, collect
 from benchmarks.evidence.heads import Arm, Data, Training
 
+from normbt.experiment import run_experiment
+from normbt.experiment.recipe import parse_recipe
 from normbt.losses import bt_loss, scaled_bt_loss
+from normbt.results import read_evaluation
 from normbt.stats import holm
 from normbt.suites.rewardbench import SECTIONS
 from normbt.weights import NormBTLoss
@@ -113,6 +117,37 @@ def test_variants_of_the_weight(data: Data) -> None:
     later = heads.EmaState(torch.tensor([2.0, 4.0]), torch.ones(2, dtype=torch.long))
     torch.testing.assert_close(weight(Arm("normbt"), state=later)[1], torch.full((3,), 2.0))
     torch.testing.assert_close(weight(Arm("batch"), state=later)[1], torch.ones(3))
+
+
+def test_the_gradient_norm_of_a_head_is_that_of_autograd(data: Data) -> None:
+    """For every seed and arm, a pair of equal answers among them."""
+    found = heads.start(6, arms=2, seeds=[3, 4])
+    features = data.features.clone()
+    features[0, 1] = features[0, 0]
+    sides = [side.expand(2, -1, -1) for side in features.unbind(1)]
+    for place in range(2):
+        norms = heads.score_gradient_norm(found, place, *sides)
+        assert norms[:, 0].tolist() == [0.0, 0.0]
+        for seed, pair in itertools.product(range(2), range(1, 40, 13)):
+            rewards = heads.forward([Arm(), Arm()], found, features[pair].expand(2, -1, -1))[1][place]
+            parts = torch.autograd.grad(rewards[seed, 0] - rewards[seed, 1], list(found))
+            expected = torch.cat([part.flatten() for part in parts]).norm()
+            torch.testing.assert_close(norms[seed, pair], expected, rtol=1e-5, atol=0)
+
+
+def test_an_arm_may_weigh_by_the_gradient_norm(data: Data) -> None:
+    """One step of plain gradient descent moves along the sum of the weighted gradients."""
+    training = Training("sgd", learning_rate=0.5, batch=40, epochs=1)
+    arms = [Arm("normbt", gradient_norm=True, max_weight=None), Arm("normbt", max_weight=None)]
+    trained = heads.train(arms, data, training, [3], data)
+    first = heads.start(6, arms=2, seeds=[3])
+    norms = heads.score_gradient_norm(first, 0, data.features[None, :, 0], data.features[None, :, 1])[0]
+    assert trained.mu[0, 0, 0] == pytest.approx(norms.mean().item(), rel=1e-5)
+    rewards = heads.forward(arms, first, data.features.transpose(0, 1).flatten(0, 1)[None])[1][0][0]
+    loss = bt_loss(*rewards.chunk(2)) * norms.mean() / (norms + 1e-6)
+    (gradient,) = torch.autograd.grad(loss.mean(), [first.inner])
+    torch.testing.assert_close(trained.heads.inner[:, :, 0], (first.inner - 0.5 * gradient)[:, :, 0])
+    assert not torch.allclose(trained.heads.inner[:, :, 0], trained.heads.inner[:, :, 1])
 
 
 @pytest.fixture(scope="module")
@@ -267,6 +302,56 @@ def test_a_difference_is_shown_by_pairs_and_seeds_together(
     assert found.verdict("normbt", "suite") == verdict
     assert found.both("better") == (["normbt on suite"] if verdict == "shown" else [])
     assert found.both("worse") == (["normbt on suite"] if verdict == "shown against" else [])
+
+
+def test_an_experiment_is_collected_with_its_bins_of_distance(
+    checkpoint: Path, many_pairs: Path, tmp_path: Path
+) -> None:
+    """Every decision of every model is in one bin, the bins are the baseline's, and a missing run is named."""
+    one = {"suite": "pairs", "data": str(many_pairs)}
+    recipe = {
+        "name": "tiny",
+        "train": {
+            "model_name_or_path": str(checkpoint),
+            "max_steps": 1,
+            "use_cpu": True,
+            "bf16": False,
+            "save_strategy": "no",
+            "report_to": "none",
+        },
+        "methods": {"bt": {"weighting": "none"}, "normbt": {"weighting": "normbt"}},
+        "training_sets": {"words": {"source": str(many_pairs), "validation": 0.25}},
+        "seeds": [3, 4],
+        "learning_rates": [1e-3, 1e-2],
+        "suites": {"one": one, "other": {**one, "limit": 20}},
+        "baseline": "bt",
+        "primary": ["one"],
+        "evaluation": {"resamples": 20},
+    }
+    folder = tmp_path / "experiment"
+    run_experiment(parse_recipe(recipe), folder, only=["words/*/seed-3", "words/bt/*"])
+    file = tmp_path / "tiny.json"
+    file.write_text(summary.as_lines(collect(folder), depth=3), encoding="utf-8")
+    found = Experiment(file)
+    assert found.record["missing"] == ["words/normbt/seed-4"]
+    assert found.record["sizes"] == {"one": 40, "other": 20}
+    bins = found.record["by_distance"][TOGETHER]
+    assert {method: list(runs) for method, runs in bins.items()} == {"bt": ["3", "4"], "normbt": ["3"]}
+    for cell in found.record["cells"]:
+        shares = bins[cell["method"]][str(cell["seed"])]
+        scores = cell["scores"]
+        expected = (40 * scores["one"]["headline"] + 20 * scores["other"]["headline"]) / 60
+        assert np.mean(shares) == pytest.approx(expected, abs=1e-4)  # written with four digits
+    rate = found.record["cells"][0]["learning_rate"]
+    evaluated = folder / f"runs/words/bt/learning-rate-{rate:g}/seed-3"
+    rows = [row for suite in ("one", "other") for row in read_evaluation(evaluated / suite)[1]]
+    nearest = sorted(rows, key=lambda row: row["distance"] or 0.0)[:6]
+    assert bins["bt"]["3"][0] == pytest.approx(np.mean([row["correct"] for row in nearest]), abs=1e-4)
+    assert found.by_distance(TOGETHER).count("\n") == 3
+    assert f"{found.record['search'][0]['p_value']:.2f} |" in found.rates()
+    assert "| normbt | 1 |" in found.accuracies({"one": "One"})
+    with pytest.raises(LookupError, match="no comparison over seeds of normbt on one"):  # they have one in common
+        found.verdict("normbt", "one")
 
 
 def test_every_picture_is_there_and_one_is_drawn_again(tmp_path: Path) -> None:

@@ -20,15 +20,16 @@ from normbt.diagnose import diagnose
 from normbt.results import EXPERIMENT_FILE, SUMMARY_FILE, read_diagnosis, read_evaluation, read_json
 from normbt.stats import paired_t
 
-BINS = 5
-"""Parts of a suite by distance: tenths of 300 pairs would hold 30."""
+BINS = 10
+"""Parts of the pairs by distance."""
+TOGETHER = "held-out pairs"
+"""Name of the suites of plain pairs taken together: tenths of one of 300 would hold 30."""
 
 
 def collect(folder: Path) -> dict[str, Any]:
     """Everything the tables need of an experiment, which may be incomplete."""
     found: Any = read_json(folder / EXPERIMENT_FILE, kind="experiment")
     recipe, cells = found["recipe"], found["cells"]
-    bins = _bins(folder, cells, recipe["baseline"])
     return {
         "name": found["name"],
         "command": f"normbt experiment {found['name']}",
@@ -44,7 +45,7 @@ def collect(folder: Path) -> dict[str, Any]:
         ],
         "sizes": _sizes(folder, cells),
         "comparisons": {one["suite"]: _comparison(folder / one["folder"]) for one in found["comparisons"]},
-        "by_distance": bins,
+        "by_distance": _bins(folder, recipe, cells),
         "diagnosis": {
             method: _diagnosis(file.parent)
             for method in recipe["methods"]
@@ -104,20 +105,23 @@ def _comparison(folder: Path) -> dict[str, Any]:
     return {"clusters": record["clusters"], "differences": differences, "seed_tests": seeds}
 
 
-def _bins(folder: Path, cells: Sequence[Mapping[str, Any]], baseline: str) -> dict[str, Any]:
+def _bins(folder: Path, recipe: Mapping[str, Any], cells: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Accuracy of every model by the distance that the baseline of its seed sees: the bins of a seed are all one's."""
+    groups: dict[str, list[str]] = {}
+    for suite, one in recipe["suites"].items():
+        groups.setdefault(TOGETHER if one["suite"] == "pairs" else suite, []).append(suite)
     found: dict[str, Any] = {}
-    for suite in cells[0]["scores"]:
+    for group, suites in groups.items():
         places: dict[int, Any] = {}
-        for cell in sorted(cells, key=lambda cell: cell["method"] != baseline):  # the baseline first
-            records = read_evaluation(folder / cell["folder"] / suite)[1]
-            if cell["method"] == baseline:
+        for cell in sorted(cells, key=lambda cell: cell["method"] != recipe["baseline"]):  # the baseline first
+            records = [row for suite in suites for row in read_evaluation(folder / cell["folder"] / suite)[1]]
+            if cell["method"] == recipe["baseline"]:
                 places[cell["seed"]] = deciles(np.array([row["distance"] for row in records], dtype=float), BINS)
             if cell["seed"] not in places:
                 continue
             correct, place = np.array([row["correct"] for row in records]), places[cell["seed"]]
-            shares = [round(float(correct[place == number].mean()), 4) for number in range(BINS)]
-            found.setdefault(suite, {}).setdefault(cell["method"], []).append(shares)
+            shares = {str(cell["seed"]): [round(float(correct[place == bin_].mean()), 4) for bin_ in range(BINS)]}
+            found.setdefault(group, {}).setdefault(cell["method"], {}).update(shares)
     return found
 
 
@@ -135,8 +139,22 @@ class Experiment:
         rows = []
         for one in self.record["search"]:
             found = {f"{float(rate):g}": value for rate, value in one["accuracies"].items()}
-            rows.append([one["method"], *(f"{100 * found[rate]:.1f}" for rate in rates), f"{one['chosen']:g}"])
-        return table(["method", *rates, "chosen"], rows)
+            chance = "" if one["p_value"] is None else f"{one['p_value']:.2f}"
+            rows.append([one["method"], *(f"{100 * found[rate]:.1f}" for rate in rates), f"{one['chosen']:g}", chance])
+        return table(["method", *rates, "chosen", "p"], rows)
+
+    def by_chance(self) -> list[str]:
+        """Methods whose learning rate chance may have chosen."""
+        return [one["method"] for one in self.record["search"] if (one["p_value"] or 0.0) > 0.05]
+
+    def absent(self) -> list[str]:
+        """Methods of the recipe that were not trained."""
+        return [method for method in self.record["recipe"]["methods"] if method not in self.methods]
+
+    def held_out(self) -> str:
+        """How many pairs the suites of plain pairs have together."""
+        suites = self.record["recipe"]["suites"]
+        return str(sum(size for name, size in self.record["sizes"].items() if suites[name]["suite"] == "pairs"))
 
     def accuracies(self, outcomes: Mapping[str, str]) -> str:
         """A row for each method: mean over its seeds of each outcome, ``SUITE`` or ``SUITE/SECTION``, in per cent."""
@@ -217,23 +235,15 @@ class Experiment:
             raise LookupError(f"{self.record['name']}: no comparison of {method} on {outcome}")
         return f"{100 * row['difference']:+.1f} {_interval(row['low'], row['high'])}, p {row['p_holm']:.2f}"
 
-    def by_distance(self, suite: str) -> str:
-        """A row for each method: accuracy in each fifth of the distance, and the difference from the baseline there."""
-        found, baseline = self.record["by_distance"][suite], self.record["recipe"]["baseline"]
-        header = [
-            "method",
-            "nearest",
-            *("" for _ in range(BINS - 2)),
-            "farthest",
-            "nearest, less the baseline",
-            "farthest",
-        ]
+    def by_distance(self, pairs: str) -> str:
+        """A row for each method: accuracy in each tenth of the distance, and its lead on the baseline at both ends."""
+        found, baseline = self.record["by_distance"][pairs], self.record["recipe"]["baseline"]
+        header = ["method", "nearest", *[""] * (BINS - 2), "farthest", f"nearest, less {baseline}", "farthest"]
         rows = []
         for method, runs in found.items():
-            mean = 100 * np.mean(runs, axis=0)
-            row = [method, *(f"{value:.1f}" for value in mean)]
-            paired = np.subtract(runs, found[baseline][: len(runs)])
-            row += ["", ""] if method == baseline else [_over_seeds(paired[:, 0]), _over_seeds(paired[:, -1])]
+            row = [method, *(f"{100 * value:.1f}" for value in np.mean(list(runs.values()), axis=0))]
+            lead = np.array([np.subtract(shares, found[baseline][seed]) for seed, shares in runs.items()])
+            row += ["", ""] if method == baseline else [_over_seeds(lead[:, 0]), _over_seeds(lead[:, -1])]
             rows.append(row)
         return table(header, rows)
 

@@ -15,8 +15,6 @@ Fixed before the first run:
   the question is only whether the same pairs would show it again.
 """
 
-import argparse
-import time
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -26,7 +24,8 @@ from benchmarks.evidence import features as feature_files
 from benchmarks.evidence.heads import Arm, train
 from benchmarks.evidence.mechanism import Bench, Sheet, bins, chosen_rates, new_sheet, part_data, start_distance
 from benchmarks.evidence.statistics import compared_with, scores_of
-from benchmarks.evidence.summary import Cell, outcomes, write_sweep
+from benchmarks.evidence.summary import Cell, outcomes
+from benchmarks.evidence.sweeps import run_sweeps
 from numpy.typing import NDArray
 
 from normbt.suites.base import PairSuite
@@ -46,6 +45,7 @@ ARMS: dict[str, Arm] = {
     "anneal-out": Arm("normbt", anneal="out"),
     "bound-2": Arm("normbt", max_weight=2.0),
     "bound-5": Arm("normbt", max_weight=5.0),
+    "gradient": Arm("normbt", gradient_norm=True),
     "per-length": Arm("normbt", per_length=True),
     "raw": Arm("raw"),
     "batch": Arm("batch"),
@@ -164,21 +164,11 @@ def _counts(names: NDArray[np.str_]) -> dict[str, int]:
 SWEEPS = {"frozen": frozen_sweep, "one-rate": one_rate_sweep}
 
 
-def main() -> None:
-    """Run the sweeps."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--features", type=Path, required=True)
-    parser.add_argument("--output", type=Path, default=SUMMARY)
-    parser.add_argument("--sweeps", nargs="+", choices=SWEEPS, default=list(SWEEPS))
-    arguments = parser.parse_args()
-    read = bench_of(arguments.features)
-    about = {"command": "python -m benchmarks.evidence.frozen --features runs/evidence/real.npz"}
-    for name in arguments.sweeps:
-        began = time.monotonic()
-        sheet = SWEEPS[name](*read)
-        write_sweep(arguments.output, name, vars(sheet), about=about)
-        print(f"{name}: {len(sheet.cells)} cells, {time.monotonic() - began:.0f} s", flush=True)
-
-
 if __name__ == "__main__":
-    main()
+    run_sweeps(
+        __doc__,
+        SWEEPS,
+        bench_of,
+        summary=SUMMARY,
+        command="python -m benchmarks.evidence.frozen --features runs/evidence/real.npz",
+    )

@@ -6,6 +6,7 @@ weights and see the same batches and the same flipped labels. One optimizer step
 it: what :class:`normbt.weights.NormBTLoss` does in a plain loop (tests/test_evidence.py compares the two).
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -34,6 +35,7 @@ class Arm:
         max_weight: largest weight; None for no bound.
         beta: of the running mean.
         power: the weight is mu over the distance to this power, with mu the running mean of that power.
+        gradient_norm: the distance is replaced by what it stands in for, :func:`score_gradient_norm`.
         per_length: the distance is divided by the root of the mean number of tokens of the two sequences.
         anneal: ``in`` moves the weight from 1 to its value over the first half of the steps, ``out`` the reverse.
         margin: ``inside`` or ``outside`` of the sigmoid; None for no margin.
@@ -47,6 +49,7 @@ class Arm:
     max_weight: float | None = 10.0
     beta: float = 0.9
     power: float = 1.0
+    gradient_norm: bool = False
     per_length: bool = False
     anneal: Literal["in", "out"] | None = None
     margin: Literal["inside", "outside"] | None = None
@@ -182,9 +185,12 @@ def train(
             chosen, rejected = (side.flatten() for side in rewards[place].chunk(2, dim=1))
             margin = data.margin[batch].flatten()
             loss = _pair_loss(arm, chosen, rejected, margin).view(batch.shape)
-            distance = pair_distance(
-                chosen_hidden.flatten(0, 1), rejected_hidden.flatten(0, 1), kind=arm.distance
-            ).view(batch.shape)
+            if arm.gradient_norm:
+                distance = score_gradient_norm(heads, place, *rows.unbind(2))
+            else:
+                distance = pair_distance(
+                    chosen_hidden.flatten(0, 1), rejected_hidden.flatten(0, 1), kind=arm.distance
+                ).view(batch.shape)
             if arm.per_length:
                 distance = distance / data.tokens[batch].sqrt()
             weight, means[place] = _weights(arm, distance, means[place], progress=min(1.0, step / half))
@@ -211,6 +217,40 @@ def forward(arms: Sequence[Arm], heads: Heads, rows: Tensor) -> tuple[list[Tenso
     parts = gelu(inner).unflatten(2, (len(arms), HIDDEN)).unbind(dim=2)
     hidden = [layer_norm(part, (HIDDEN,)) if arm.layer_norm else part for arm, part in zip(arms, parts, strict=True)]
     return hidden, [(part @ heads.outer[:, place, :, None]).squeeze(-1) for place, part in enumerate(hidden)]
+
+
+@torch.no_grad()
+def score_gradient_norm(heads: Heads, place: int, chosen: Tensor, rejected: Tensor) -> Tensor:
+    r"""Norm of the gradient of each pair's reward difference in all weights of a head, without a LayerNorm in it.
+
+    With :math:`a = v \odot \mathrm{gelu}'(z)` the gradient in the inner weights is
+    :math:`a_c x_c^\top - a_r x_r^\top = (a_c - a_r) x_c^\top + a_r (x_c - x_r)^\top`; in this form nothing large
+    cancels where the pair is close.
+
+    Args:
+        heads: weights of all heads.
+        place: of the arm.
+        chosen: features, shape ``(seeds, pairs, width)``.
+        rejected: the same of the other answers.
+
+    Returns:
+        Shape ``(seeds, pairs)``. Times the prediction error it is the norm of the gradient of the pair's BT loss.
+    """
+
+    def read(rows: Tensor) -> tuple[Tensor, Tensor]:
+        before = torch.baddbmm(heads.bias[:, place, None], rows, heads.inner[:, :, place])
+        density = torch.exp(-before.square() / 2) / math.sqrt(2 * math.pi)
+        slope = torch.special.ndtr(before) + before * density
+        return gelu(before), heads.outer[:, place, None] * slope
+
+    (hidden, slope), (other, other_slope) = read(chosen), read(rejected)
+    step, apart = slope - other_slope, chosen - rejected
+    inner = (
+        step.square().sum(2) * chosen.square().sum(2)
+        + other_slope.square().sum(2) * apart.square().sum(2)
+        + 2 * (step * other_slope).sum(2) * (chosen * apart).sum(2)
+    )
+    return (inner.clamp_min(0) + step.square().sum(2) + (hidden - other).square().sum(2)).sqrt()
 
 
 @torch.no_grad()

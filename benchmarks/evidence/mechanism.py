@@ -12,9 +12,7 @@ that all heads read, so that bins are the same for every run and step. Learning 
 with seeds of their own, for every arm and, where a sweep says so, for every condition. Seeds 0 to 9 are the results.
 """
 
-import argparse
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -25,7 +23,8 @@ import torch
 from benchmarks.evidence import features as feature_files
 from benchmarks.evidence.heads import Arm, Data, Optimizer, Training, orders, train
 from benchmarks.evidence.statistics import compared_with
-from benchmarks.evidence.summary import Cell, deciles, outcomes, write_sweep
+from benchmarks.evidence.summary import Cell, deciles, outcomes
+from benchmarks.evidence.sweeps import run_sweeps
 from numpy.typing import NDArray
 
 from normbt.suites.plain import Pairs
@@ -400,21 +399,11 @@ SWEEPS: dict[str, Callable[[Bench], Sheet]] = {
 }
 
 
-def main() -> None:
-    """Run the sweeps that are asked for."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--features", type=Path, required=True)
-    parser.add_argument("--output", type=Path, default=SUMMARY)
-    parser.add_argument("--sweeps", nargs="+", choices=SWEEPS, default=list(SWEEPS))
-    arguments = parser.parse_args()
-    bench = bench_of(arguments.features)
-    about = {"command": "python -m benchmarks.evidence.mechanism --features runs/evidence/built-in.npz"}
-    for name in arguments.sweeps:
-        began = time.monotonic()
-        sheet = SWEEPS[name](bench)
-        write_sweep(arguments.output, name, vars(sheet), about=about)
-        print(f"{name}: {len(sheet.cells)} cells, {time.monotonic() - began:.0f} s", flush=True)
-
-
 if __name__ == "__main__":
-    main()
+    run_sweeps(
+        __doc__,
+        SWEEPS,
+        lambda path: (bench_of(path),),
+        summary=SUMMARY,
+        command="python -m benchmarks.evidence.mechanism --features runs/evidence/built-in.npz",
+    )

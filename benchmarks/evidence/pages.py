@@ -198,6 +198,13 @@ class Numbers:
                     rows.append([LABELS[arm], f"{rate:g}", str(len(own)), step, *found])
         return table(["method", "rate", "seeds", "step", *categories], rows)
 
+    def scratch_gain(self, arm: str, rate: float, category: str, step: int | None = None) -> str:
+        """From random weights: points more than BT at a step, by default the last, paired over the seeds."""
+        own, other = ({run["seed"]: run["points"] for run in self.runs(name, rate)} for name in (arm, "bt"))
+        at = str(max(map(int, next(iter(own.values())))) if step is None else step)
+        seeds = [seed for seed in own if seed in other]
+        return _spread([own[seed][at][category] - other[seed][at][category] for seed in seeds], sign="+")
+
     def fewest_seeds(self) -> int:
         """Seeds of the method from random weights that has the fewest."""
         runs = self.sweeps["scratch"]["runs"]

@@ -1,5 +1,6 @@
 """The plots of the sweeps, from their summaries: wide, labelled at the lines, with 95 % t intervals over the seeds."""
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -43,8 +44,12 @@ LABELS = {
     "anneal-out": "annealed out",
     "bound-2": "bound 2",
     "bound-5": "bound 5",
+    "gradient": "gradient norm",
     "per-length": "per length",
 }
+
+TRAINED = {"bt": "bt", "normbt": "normbt", "normbt-relative": "relative"}
+"""Methods of the experiments that plots show, and the arm whose colour and label each has."""
 
 SETS = {"all": "all test pairs", "near": "nearest third", "far": "farthest third"}
 
@@ -338,7 +343,56 @@ def draw_scratch(sweep: Any) -> Figure:
     return figure
 
 
-PLOTS: dict[str, tuple[str, str, Callable[[Any], Figure]]] = {
+def draw_choices(record: Mapping[str, Any]) -> Figure:
+    """Worth of what the models of three methods choose, against the number they choose from."""
+    pools = {"gsm8k": "gsm8k", "pandalm": "PandaLM", "tulu": "Tülu", "built-in": "built-in"}
+    figure, axes = panels(len(pools))
+    for panel, (pool, title) in zip(axes, pools.items(), strict=True):
+        points, ends = record["pools"][pool]["points"], {}
+        scale = 0.01 if pool == "built-in" else 1.0  # `interval` gives per cent
+        sizes = sorted({point["n"] for point in points})
+        for method, name in TRAINED.items():
+            worth = [
+                [
+                    scale * one["gold"]["value"]
+                    for one in points
+                    if one["rule"].partition("/")[0] == method and one["n"] == n
+                ]
+                for n in sizes
+            ]
+            line(panel, sizes, [interval(values) for values in worth], name)
+            ends[name] = (sizes[-1], interval(worth[-1])[0])
+        longest = [100 * scale * one["gold"]["value"] for one in points if one["rule"] == "longest"]
+        panel.plot(sizes, longest, color="#24262b", linestyle=":", linewidth=1.2)
+        ends["longest"] = (sizes[-1], longest[-1])
+        panel.set_title(title)
+        panel.set_xlabel("n")
+        panel.set_xticks(sizes)
+        label_ends(panel, ends)
+    axes[0].set_ylabel("worth of the chosen answer")
+    return figure
+
+
+def draw_experiment_deciles(record: Mapping[str, Any]) -> Figure:
+    """Accuracy of three methods' models in each tenth of the distance."""
+    groups = {"rewardbench": "RewardBench", "held-out pairs": "held-out pairs"}
+    figure, axes = panels(len(groups))
+    for panel, (group, title) in zip(axes, groups.items(), strict=True):
+        ends = {}
+        for method, name in TRAINED.items():
+            runs = np.array(list(record["by_distance"][group][method].values()))
+            rows = [interval(column.tolist()) for column in runs.T]
+            line(panel, range(1, len(rows) + 1), rows, name)
+            ends[name] = (len(rows), rows[-1][0])
+        panel.axhline(50, color="#24262b", linewidth=0.8, linestyle=":")
+        panel.set_title(title)
+        panel.set_xlabel("tenth of the distance that BT's model sees, nearest first")
+        label_ends(panel, ends)
+    axes[0].set_ylabel("ranked right, %")
+    return figure
+
+
+PLOTS: dict[str, tuple[str, str | None, Callable[[Any], Figure]]] = {
     "mechanism-steps": ("mechanism.json", "steps", draw_steps),
     "mechanism-epochs": ("mechanism.json", "epochs", draw_epochs),
     "mechanism-noise": ("mechanism.json", "noise", draw_noise),
@@ -351,14 +405,16 @@ PLOTS: dict[str, tuple[str, str, Callable[[Any], Figure]]] = {
     "mechanism-scratch": ("scratch.json", "scratch", draw_scratch),
     "frozen-arms": ("frozen.json", "frozen", draw_frozen),
     "frozen-deciles": ("frozen.json", "frozen", draw_frozen_deciles),
+    "minilm-deciles": ("evidence-minilm-one-rate.json", None, draw_experiment_deciles),
+    "best-of-n": ("best-of-n.json", None, draw_choices),
 }
-"""Name of each picture, the summary and the sweep in it, and what draws it."""
+"""Name of each picture, the summary and the sweep in it (None: all of it), and what draws it."""
 
 
 def drawable(results: Path) -> list[str]:
     """Names of the plots whose sweep is in the summaries."""
-    there = {file: read_sweeps(results / file) for file in {file for file, _, _ in PLOTS.values()}}
-    return [name for name, (file, sweep, _) in PLOTS.items() if sweep in there[file]]
+    there = {file: read_sweeps(results / file) for file, sweep, _ in PLOTS.values() if sweep}
+    return [name for name, (file, sweep, _) in PLOTS.items() if sweep is None or sweep in there[file]]
 
 
 def draw(results: Path, images: Path, names: Sequence[str] | None = None) -> list[Path]:
@@ -369,6 +425,7 @@ def draw(results: Path, images: Path, names: Sequence[str] | None = None) -> lis
         file, sweep, make = PLOTS[name]
         with rc_context(STYLE):
             path = images / f"{name}.png"
-            make(read_sweep(results / file, sweep)).savefig(path, dpi=130, metadata={"Software": None})
+            record = read_sweep(results / file, sweep) if sweep else json.loads((results / file).read_text("utf-8"))
+            make(record).savefig(path, dpi=130, metadata={"Software": None})
         written.append(path)
     return written
