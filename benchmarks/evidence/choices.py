@@ -11,7 +11,7 @@ from benchmarks.evidence.experiments import table
 from normbt.stats import PairedT, paired_t
 
 BASELINE = "bt"
-LABELS = {"gsm8k": "gsm8k", "pandalm": "PandaLM", "tulu": "Tülu", "built-in": "built-in"}
+POOLS = {"gsm8k": "gsm8k", "pandalm": "PandaLM", "tulu": "Tülu", "built-in": "built-in"}
 
 
 class Choices:
@@ -28,7 +28,7 @@ class Choices:
         """
         header, rows = ["chosen by"], []
         for pool in pools:
-            header += [f"{LABELS[pool]}, n = {max(self.sizes(pool))}", "less BT"]
+            header += [f"{POOLS[pool]}, n = {max(self.sizes(pool))}", "less BT"]
         for rule in [*self.methods(), "longest", "oracle", "random"]:
             row = [rule]
             for pool, (scale, digits) in pools.items():
@@ -48,7 +48,7 @@ class Choices:
                     continue
                 lead = self._lead(pool, rule, 1.0)
                 if lead.low is not None and lead.high is not None and (lead.low > 0 if side == "+" else lead.high < 0):
-                    found.append(f"{rule} on {LABELS[pool]}")
+                    found.append(f"{rule} on {POOLS[pool]}")
         return found
 
     def tests(self) -> int:

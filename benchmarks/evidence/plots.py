@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from benchmarks.evidence.choices import POOLS
+from benchmarks.evidence.experiments import TOGETHER
 from benchmarks.evidence.summary import Cell, Sweep, cells_of, read_sweep, read_sweeps
 from matplotlib import rc_context
 from matplotlib.axes import Axes
@@ -345,9 +347,8 @@ def draw_scratch(sweep: Any) -> Figure:
 
 def draw_choices(record: Mapping[str, Any]) -> Figure:
     """Worth of what the models of three methods choose, against the number they choose from."""
-    pools = {"gsm8k": "gsm8k", "pandalm": "PandaLM", "tulu": "Tülu", "built-in": "built-in"}
-    figure, axes = panels(len(pools))
-    for panel, (pool, title) in zip(axes, pools.items(), strict=True):
+    figure, axes = panels(len(POOLS))
+    for panel, (pool, title) in zip(axes, POOLS.items(), strict=True):
         points, ends = record["pools"][pool]["points"], {}
         scale = 0.01 if pool == "built-in" else 1.0  # `interval` gives per cent
         sizes = sorted({point["n"] for point in points})
@@ -375,7 +376,7 @@ def draw_choices(record: Mapping[str, Any]) -> Figure:
 
 def draw_experiment_deciles(record: Mapping[str, Any]) -> Figure:
     """Accuracy of three methods' models in each tenth of the distance."""
-    groups = {"rewardbench": "RewardBench", "held-out pairs": "held-out pairs"}
+    groups = {"rewardbench": "RewardBench", TOGETHER: TOGETHER}
     figure, axes = panels(len(groups))
     for panel, (group, title) in zip(axes, groups.items(), strict=True):
         ends = {}

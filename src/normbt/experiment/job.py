@@ -182,9 +182,10 @@ class _Experiment:
             ),
         )
 
-    def validate(self, cell: Cell) -> EvaluationSummary:
-        """Accuracy on the validation pairs of the training set."""
-        return self._evaluate(cell, VALIDATION, SuiteRun("pairs"), share="validation")
+    def validate(self, cell: Cell) -> Validation:
+        """Evaluate one model on the validation pairs of the training set, where that is not done."""
+        self._evaluate(cell, VALIDATION, SuiteRun("pairs"), share="validation")
+        return read_evaluation(self._summary_file(cell, VALIDATION).parent)
 
     def search(self, cells: Sequence[Cell], places: Mapping[Cell, str]) -> list[RateSearch]:
         """Train and validate one method with each learning rate, and choose one.
@@ -212,9 +213,7 @@ class _Experiment:
         """The learning rate of a method, by its validated runs."""
         runs: dict[float, list[Validation]] = {}
         for cell in cells:
-            self.validate(cell)  # refused where it was made with other settings
-            found = read_evaluation(self._summary_file(cell, VALIDATION).parent)
-            runs.setdefault(cell.learning_rate or 0.0, []).append(found)
+            runs.setdefault(cell.learning_rate or 0.0, []).append(self.validate(cell))
         search = choose_rate(cells[0].training_set, cells[0].method, runs)
         self.tell(told(search))
         return search
