@@ -158,12 +158,9 @@ class Measured:
         return tests
 
     def _choose(self) -> list[Outcome]:
-        """Headline, its sections (or else the groups the data name), details, and what was asked for."""
+        """The usual outcomes, and what was asked for."""
         frame = self._frame
-        chosen = [frame.headline(), *frame.sections()]
-        if len(chosen) == 1:
-            chosen += frame.breakdown("categories") or frame.breakdown("subsets")
-        chosen += frame.details()
+        chosen = frame.usual()
         for kind in self._settings.by:
             known = {(outcome.kind, outcome.name) for outcome in chosen}
             chosen += [one for one in frame.breakdown(kind) if (one.kind, one.name) not in known]

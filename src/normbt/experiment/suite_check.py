@@ -70,9 +70,8 @@ def outcome_names(read: SuiteData) -> Iterator[str]:
     nothing = Answers(chosen, rejected, distance=np.zeros(len(items), np.float32), batching="padded")
     records = make_records(read.suite, items, nothing)
     outcomes = Outcomes(read.suite, records, read.suite.decisions(records))
-    parts = outcomes.sections() or outcomes.breakdown("categories") or outcomes.breakdown("subsets")
     yield "score"
-    yield from (one.name for one in (outcomes.headline(), *parts, *outcomes.details()))
+    yield from (one.name for one in outcomes.usual())
 
 
 def _zeros(counts: Sequence[int]) -> Side:

@@ -122,6 +122,11 @@ class Outcomes:
         names = self._suite_scores(self.counts, self.counts).details
         return [self._of_suite("details", name, lambda scores, name=name: scores.details[name]) for name in names]
 
+    def usual(self) -> list[Outcome]:
+        """What a comparison looks at unasked: the headline, its sections (or the groups the data name), details."""
+        parts = self.sections() or self.breakdown("categories") or self.breakdown("subsets")
+        return [self.headline(), *parts, *self.details()]
+
     def breakdown(self, kind: str) -> list[Outcome]:
         """Plain accuracy of each value of a field, in the order in which the values first appear.
 
